@@ -1,0 +1,1 @@
+"""Measures this project, against fixed limits and against other people's programs."""

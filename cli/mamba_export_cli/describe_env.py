@@ -1,0 +1,38 @@
+"""`mamba-export env`."""
+
+from __future__ import annotations
+
+from mamba_export_cli.options import FormatOpt
+from mamba_export_cli.output import Sink, table
+from mamba_export_cli.text import size
+
+EXAMPLE = """Example:
+  mamba-export env
+  mamba-export env --format json
+"""
+
+
+def env(fmt: FormatOpt = "human") -> None:
+    """Show versions, what works on this machine, and why the rest does not."""
+    from mamba_export.environment import describe_environment
+
+    facts = describe_environment()
+    machine = [
+        ("mamba-export", facts.version),
+        ("Python", facts.python),
+        ("system", facts.system),
+        ("processors", facts.cpus),
+        ("memory", None if facts.memory_bytes is None else size(facts.memory_bytes)),
+        ("GPUs", ", ".join(facts.gpus) or "none"),
+    ]
+    packages = [(p.name, p.version or "–", p.minimum, p.problem) for p in facts.packages]
+    works = [
+        (c.name, "ok" if c.works else "no", c.reason, c.fix)
+        for c in sorted(facts.capabilities, key=lambda c: not c.works)
+    ]
+    Sink(fmt).result(
+        facts,
+        table("machine", ["", ""], machine),
+        table("packages", ["package", "version", "needed", "problem"], packages),
+        table("what works here", ["", "", "on what, or why not", "fix"], works),
+    )

@@ -1,0 +1,68 @@
+"""Every way a command can end: success, a typed error, a signal, a closed pipe, our own bug."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from mamba_export.errors import UsageError
+from mamba_export_cli import errors
+from mamba_export_cli.output import Sink
+from mamba_export_cli.signals import Stopped
+from mamba_export_cli.text import escaped
+
+
+class GuardedGroup(TyperGroup):
+    """Run a command; turn whatever it raises into a message and its exit code."""
+
+    _sink = Sink("human")
+
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
+        """Parse and run. Errors in the options themselves end here."""
+        arguments = list(sys.argv[1:] if args is None else args)
+        # Read ahead of the parser: its own errors must come in the format that was asked for.
+        self._sink = Sink("json" if _asks_for_json(arguments) else "human")
+        extra["standalone_mode"] = False
+        try:
+            status = super().main(arguments, *rest, **extra)
+        except typer.TyperException as error:
+            status = self._fail(_as_usage_error(error))
+        sys.exit(status if isinstance(status, int) else 0)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was parsed."""
+        try:
+            return super().invoke(ctx)
+        except (typer.TyperException, typer.Exit):
+            raise
+        except Stopped as stopped:
+            raise typer.Exit(stopped.exit_code) from None
+        except BrokenPipeError:
+            raise typer.Exit(errors.BROKEN_PIPE) from None
+        except Exception as error:
+            raise typer.Exit(self._fail(error)) from error
+
+    def _fail(self, error: Exception) -> int:
+        typed = errors.as_typed(error)
+        self._sink.error(errors.document(typed), errors.block(typed))
+        return errors.exit_code(typed)
+
+
+def _asks_for_json(arguments: list[str]) -> bool:
+    following = itertools.pairwise(arguments)
+    return "--format=json" in arguments or ("--format", "json") in following
+
+
+def _as_usage_error(error: typer.TyperException) -> UsageError:
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "mamba-export"
+    return UsageError(
+        escaped(error.format_message(), 2000),
+        hint=f"see {command} --help",
+        code="usage.arguments",
+    )

@@ -1,0 +1,80 @@
+"""`mamba-export inspect`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mamba_export_cli.options import AnyArg, FormatOpt, VerifyOpt
+from mamba_export_cli.output import Sink, table
+from mamba_export_cli.text import size
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from mamba_export.inspection import ArtifactFacts, CheckpointFacts, Memory
+
+EXAMPLE = """Example:
+  mamba-export inspect examples/checkpoints/mamba-tiny
+  mamba-export inspect tiny --format json
+"""
+
+
+def inspect(path: AnyArg, verify: VerifyOpt = True, fmt: FormatOpt = "human") -> None:
+    """Show what a checkpoint or an artifact holds: family, sizes, states, nodes, memory."""
+    from mamba_export.inspection import ArtifactFacts, inspect_path
+
+    facts = inspect_path(path, verify=verify)
+    tables = _artifact(facts) if isinstance(facts, ArtifactFacts) else _checkpoint(facts)
+    Sink(fmt).result(facts, *tables, _memory(facts.memory))
+
+
+def _artifact(facts: ArtifactFacts) -> list[RenderableType]:
+    rows = [
+        ("family", facts.family),
+        ("source", f"{facts.source} ({facts.layout})"),
+        ("dialect", facts.dialect),
+        ("dtype", facts.dtype),
+        ("inputs and outputs", f"{facts.io_names}{', padded batches' if facts.padded else ''}"),
+        ("layers", facts.n_layer),
+        ("vocabulary", f"{facts.vocab_size} ({facts.padded_vocab_size} with padding)"),
+        ("parity when exported", _parity(facts.parity_passed)),
+        ("files", "match the manifest" if facts.verified else "not verified"),
+        *((f"hard link: {name}", "copy the file: runtimes refuse it") for name in facts.hard_links),
+    ]
+    nodes = [(graph.name, op, count) for graph in facts.graphs for op, count in graph.nodes.items()]
+    states = [(s.layer, s.kind, s.past, list(s.shape), s.dtype) for s in facts.states]
+    return [
+        table(f"artifact {facts.path}", ["", ""], rows),
+        table("files", ["file", "size"], [(name, size(n)) for name, n in facts.files.items()]),
+        table("nodes", ["graph", "op", "count"], nodes),
+        table("states", ["layer", "kind", "name", "shape", "dtype"], states),
+    ]
+
+
+def _parity(passed: bool | None) -> str:
+    return "not checked" if passed is None else "ok" if passed else "FAILED"
+
+
+def _checkpoint(facts: CheckpointFacts) -> list[RenderableType]:
+    rows = [
+        ("family", facts.family or f"not supported: {facts.problem}"),
+        ("layout", f"{facts.layout}, {facts.storage_format}"),
+        ("layers", facts.n_layer),
+        ("vocabulary", facts.vocab_size),
+        ("parameters", f"{facts.parameters:,}"),
+        *(("warning", warning) for warning in facts.warnings),
+    ]
+    dtypes = [(d.dtype, d.tensors, f"{d.parameters:,}", size(d.bytes)) for d in facts.dtypes]
+    return [
+        table(f"checkpoint {facts.source}", ["", ""], rows),
+        table("tensors", ["dtype", "tensors", "parameters", "size"], dtypes),
+        table("config", ["key", "value"], facts.config.items()),
+    ]
+
+
+def _memory(memory: Memory) -> RenderableType:
+    rows = [
+        ("weights", size(memory.weight_bytes)),
+        ("state of one sequence", memory.state_bytes and size(memory.state_bytes)),
+    ]
+    return table("memory", ["", ""], rows)

@@ -1,0 +1,136 @@
+"""Every argument and option, typed and explained once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+import mamba_export
+from mamba_export_cli.output import Format
+
+DialectName = Literal["mamba", "contrib", "standard"]
+DtypeName = Literal["float32", "float16", "bfloat16"]
+IoNamesName = Literal["genai", "transformersjs", "optimum"]
+ReferenceName = Literal["eager", "transformers", "mamba_ssm"]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mamba-export {mamba_export.__version__}")
+        raise typer.Exit
+
+
+VersionOpt = Annotated[
+    bool,
+    typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
+]
+FormatOpt = Annotated[
+    Format, typer.Option("--format", help="Tables for people, or one JSON document on stdout.")
+]
+
+SourceArg = Annotated[
+    str, typer.Argument(metavar="SOURCE", help="A checkpoint: a directory, or a hub id.")
+]
+ArtifactArg = Annotated[
+    Path, typer.Argument(metavar="DIR", help="An artifact: what `mamba-export onnx` wrote.")
+]
+AnyArg = Annotated[
+    str, typer.Argument(metavar="PATH", help="An artifact, or a checkpoint (directory or hub id).")
+]
+
+OutputOpt = Annotated[
+    Path, typer.Option("--output", "-o", metavar="DIR", help="The artifact directory to create.")
+]
+DialectOpt = Annotated[
+    DialectName,
+    typer.Option(
+        "--dialect",
+        metavar="NAME",
+        help="Ops of the graph. mamba: ours, with function bodies; contrib: ONNX Runtime's own;"
+        " standard: plain ONNX.",
+    ),
+]
+DtypeOpt = Annotated[
+    DtypeName,
+    typer.Option(
+        "--dtype",
+        metavar="TYPE",
+        help="Of weights and activations: float32, float16 or bfloat16. The recurrence stays"
+        " float32.",
+    ),
+]
+StepOpt = Annotated[
+    bool, typer.Option("--step", help="Also write step.onnx for one token; it shares the weights.")
+]
+PaddedOpt = Annotated[
+    bool, typer.Option("--padded", help="Take an attention_mask: batches of unequal prompts.")
+]
+IoNamesOpt = Annotated[
+    IoNamesName,
+    typer.Option(
+        "--io-names",
+        metavar="NAME",
+        help="Whose names inputs and outputs follow: genai, transformersjs or optimum.",
+    ),
+]
+ForceOpt = Annotated[bool, typer.Option("--force", help="Replace an artifact that is there.")]
+
+PromptOpt = Annotated[
+    list[str] | None,
+    typer.Option("--prompt", metavar="TEXT", help="Text to continue; repeat it for a batch."),
+]
+TokensOpt = Annotated[
+    list[str] | None,
+    typer.Option("--tokens", metavar="1,2,3", help="Token ids instead; repeat for a batch."),
+]
+MaxNewTokensOpt = Annotated[
+    int, typer.Option("--max-new-tokens", help="Generate at most this many tokens a prompt.")
+]
+TemperatureOpt = Annotated[
+    float, typer.Option("--temperature", help="0 is greedy, 1 the model's own distribution.")
+]
+TopKOpt = Annotated[int, typer.Option("--top-k", help="Sample among the k likeliest; 0: all.")]
+TopPOpt = Annotated[
+    float, typer.Option("--top-p", help="Sample among the likeliest that sum to this.")
+]
+RepetitionPenaltyOpt = Annotated[
+    float, typer.Option("--repetition-penalty", help="Above 1, used tokens become less likely.")
+]
+SeedOpt = Annotated[int, typer.Option("--seed", help="Of every random choice.")]
+StopOpt = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--stop",
+        metavar="ID|TEXT",
+        help="Also end at this token (an id, or text that is one token); repeat for several.",
+    ),
+]
+ThreadsOpt = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, help="Of the runtime.", show_default="the runtime's choice"),
+]
+
+AgainstOpt = Annotated[
+    str, typer.Option("--against", metavar="SOURCE", help="The checkpoint it was exported from.")
+]
+ReferenceOpt = Annotated[
+    ReferenceName,
+    typer.Option(
+        "--reference",
+        metavar="NAME",
+        help="What is right: our PyTorch model (eager), transformers, or mamba_ssm (on CUDA).",
+    ),
+]
+ParityTokensOpt = Annotated[
+    int, typer.Option("--tokens", min=1, help="Compare the logits of this many positions.")
+]
+StepsOpt = Annotated[int, typer.Option("--steps", min=0, help="Compare this many greedy tokens.")]
+ReportOpt = Annotated[
+    Path | None,
+    typer.Option("--report", metavar="FILE.html", help="Also write a page with pictures."),
+]
+VerifyOpt = Annotated[
+    bool, typer.Option("--verify/--no-verify", help="Hash an artifact's files, and name a bad one.")
+]

@@ -1,0 +1,88 @@
+"""Export Mamba models to ONNX, run them, and prove that they compute what PyTorch computes.
+
+    from mamba_export import check_parity, export, load_checkpoint, open_session
+
+    artifact = export(load_checkpoint("path/or/hub-id"), Path("out"))
+    with open_session(artifact.path) as session:
+        result = session.prefill(ids)
+    report = check_parity(artifact.path, "path/or/hub-id")
+
+Every name below is imported when it is first used: running an artifact needs no PyTorch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mamba_export.checkpoint import Checkpoint, load_checkpoint
+    from mamba_export.dtypes import DType
+    from mamba_export.errors import MambaExportError
+    from mamba_export.graph.artifact import Artifact
+    from mamba_export.graph.dialects import Dialect
+    from mamba_export.graph.export import export
+    from mamba_export.models.state import IoNames
+    from mamba_export.parity import ParityReport, Reference, bits_per_byte, check_parity
+    from mamba_export.runtime.generate import GenerateOptions, Generation, generate
+    from mamba_export.runtime.session import Result, Session, State, open_session
+
+__all__ = [
+    "Artifact",
+    "Checkpoint",
+    "DType",
+    "Dialect",
+    "GenerateOptions",
+    "Generation",
+    "IoNames",
+    "MambaExportError",
+    "ParityReport",
+    "Reference",
+    "Result",
+    "Session",
+    "State",
+    "__version__",
+    "bits_per_byte",
+    "check_parity",
+    "export",
+    "generate",
+    "load_checkpoint",
+    "open_session",
+]
+
+_HOMES = {
+    "mamba_export.checkpoint": ("Checkpoint", "load_checkpoint"),
+    "mamba_export.dtypes": ("DType",),
+    "mamba_export.errors": ("MambaExportError",),
+    "mamba_export.graph.artifact": ("Artifact",),
+    "mamba_export.graph.dialects": ("Dialect",),
+    "mamba_export.graph.export": ("export",),
+    "mamba_export.models.state": ("IoNames",),
+    "mamba_export.parity": ("ParityReport", "Reference", "bits_per_byte", "check_parity"),
+    "mamba_export.runtime.generate": ("GenerateOptions", "Generation", "generate"),
+    "mamba_export.runtime.session": ("Result", "Session", "State", "open_session"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        return _version()
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module 'mamba_export' has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("mamba-export")
+    except importlib.metadata.PackageNotFoundError:  # a source tree that is not installed
+        return "0+unknown"

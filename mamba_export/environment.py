@@ -1,0 +1,193 @@
+"""What this machine has, what works here, and why the rest does not. Loads no runtime."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import mamba_export
+
+# Name, lowest version that is known to work (None: any).
+_PACKAGES: tuple[tuple[str, str | None], ...] = (
+    ("torch", "2.10"),
+    ("onnx", "1.22"),
+    ("onnx-ir", "1.0"),
+    ("onnxscript", "0.7"),
+    ("onnxruntime", "1.25"),
+    ("onnxruntime-gpu", "1.25"),
+    ("onnxruntime-genai", "0.11"),
+    ("transformers", "5.0"),
+    ("mamba-ssm", None),
+    ("tensorrt", "10.0"),
+    ("tokenizers", "0.21"),
+    ("huggingface_hub", "0.34"),
+    ("safetensors", "0.5"),
+    ("numpy", "1.26"),
+    ("ml_dtypes", "0.5"),
+)
+
+
+@dataclass(frozen=True)
+class Package:
+    """An installed or missing package. `version` is None when it is missing."""
+
+    name: str
+    version: str | None
+    minimum: str | None
+
+    @property
+    def problem(self) -> str | None:
+        """Why it cannot be used, or None when it can."""
+        if self.version is None:
+            return f"{self.name} is not installed"
+        if self.minimum and _release(self.version) < _release(self.minimum):
+            return f"{self.name} {self.version} is older than {self.minimum}"
+        return None
+
+
+@dataclass(frozen=True)
+class Capability:
+    """Something a user may want to do here.
+
+    Args:
+        name: what, in words of the command line.
+        works: whether it does on this machine.
+        reason: what it runs on, or why it does not work.
+        fix: what would make it work; empty when it works or nothing would.
+    """
+
+    name: str
+    works: bool
+    reason: str
+    fix: str = ""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """All facts about this machine."""
+
+    version: str
+    python: str
+    system: str
+    cpus: int
+    memory_bytes: int | None
+    gpus: tuple[str, ...]
+    packages: tuple[Package, ...]
+    capabilities: tuple[Capability, ...]
+
+
+def describe_environment() -> Environment:
+    """Collect what is installed, what works and why the rest does not. Takes milliseconds."""
+    packages = {name: Package(name, _version(name), low) for name, low in _PACKAGES}
+    gpus = _gpus()
+    return Environment(
+        version=str(mamba_export.__version__),
+        python=platform.python_version(),
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        cpus=_cpus(),
+        memory_bytes=_memory(),
+        gpus=gpus,
+        packages=tuple(packages.values()),
+        capabilities=_capabilities(packages, gpus),
+    )
+
+
+def _capabilities(packages: dict[str, Package], gpus: tuple[str, ...]) -> tuple[Capability, ...]:
+    def needs(name: str, works: str, extra: str, *required: str) -> Capability:
+        problems = [p for package in required if (p := packages[package].problem)]
+        if problems:
+            return Capability(name, False, "; ".join(problems), f"pip install '{extra}'")
+        return Capability(name, True, works)
+
+    ort = "onnxruntime-gpu" if packages["onnxruntime"].version is None else "onnxruntime"
+    torch = packages["torch"].version
+    return (
+        needs("export to ONNX", f"torch {torch}", "mamba-export[export]", *_EXPORT),
+        needs("run in ONNX Runtime, CPU", f"{ort} {packages[ort].version}", "onnxruntime", ort),
+        needs("run the PyTorch model, CPU", f"torch {torch}", "mamba-export[export]", "torch"),
+        needs("text prompts", "by tokenizers", "tokenizers", "tokenizers"),
+        needs("checkpoints by hub id", "by huggingface_hub", "huggingface_hub", "huggingface_hub"),
+        needs("parity with transformers", "on the CPU", "mamba-export[transformers]", *_REFERENCE),
+        _mamba_ssm(packages, gpus),
+        needs("open artifacts in onnxruntime-genai", "on the CPU", "mamba-export[genai]", _GENAI),
+        Capability("run on a GPU", False, f"not in this version; {_devices(gpus)}"),
+        Capability("TensorRT engines", False, f"not in this version; {_devices(gpus)}"),
+    )
+
+
+_EXPORT = ("torch", "onnx", "onnx-ir", "onnxscript")
+_REFERENCE = ("torch", "transformers")
+_GENAI = "onnxruntime-genai"
+
+
+def _mamba_ssm(packages: dict[str, Package], gpus: tuple[str, ...]) -> Capability:
+    name = "parity with mamba_ssm"
+    if not gpus:
+        return Capability(name, False, "its kernels need a CUDA device, and none was found")
+    if _torch_cuda() is None:
+        torch = packages["torch"].problem or "this torch has no CUDA"
+        return Capability(name, False, torch, "install torch for CUDA")
+    if problem := packages["mamba-ssm"].problem:
+        return Capability(name, False, problem, "pip install mamba-ssm")
+    return Capability(name, True, f"on {gpus[0]}")
+
+
+def _devices(gpus: tuple[str, ...]) -> str:
+    return f"found {', '.join(gpus)}" if gpus else "no CUDA device found"
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """Return the leading numbers: (2, 13, 0) for "2.13.0+cpu"."""
+    match = re.match(r"\d+(\.\d+)*", version)
+    return tuple(int(part) for part in match.group().split(".")) if match else ()
+
+
+def _cpus() -> int:
+    """Return the processors this process may use, which can be fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _memory() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not POSIX
+        return None
+
+
+def _gpus() -> tuple[str, ...]:
+    """Return the names that NVIDIA's driver lists; no library is loaded to ask."""
+    names = []
+    for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        try:
+            match = re.search(r"^Model:\s*(.+?)\s*$", file.read_text(), re.MULTILINE)
+        except OSError:
+            continue
+        names.append(match.group(1) if match else "unnamed NVIDIA device")
+    return tuple(names)
+
+
+def _torch_cuda() -> str | None:
+    """Return the CUDA version torch was built for, from its version file: importing it is slow."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return None
+    try:
+        text = Path(spec.origin).with_name("version.py").read_text()
+    except OSError:
+        return None
+    match = re.search(r"^cuda\b[^=\n]*=\s*['\"]([^'\"]+)", text, re.MULTILINE)
+    return match.group(1) if match else None

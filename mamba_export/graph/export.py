@@ -1,0 +1,199 @@
+"""From a checkpoint to an artifact: read, trace, convert, lower, write, verify."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+
+import mamba_export
+from mamba_export.checkpoint import Checkpoint
+from mamba_export.dtypes import DType
+from mamba_export.errors import ExportError, UsageError
+from mamba_export.graph.artifact import DATA_FILE, MANIFEST, Artifact, Manifest, sha256
+from mamba_export.graph.atomic_directory import AtomicDirectory, storage_errors
+from mamba_export.graph.convert import convert
+from mamba_export.graph.dialects import Dialect, lower, op_nodes
+from mamba_export.graph.genai_config import genai_config
+from mamba_export.graph.passes.adapt_state_io import AdaptStateIOPass
+from mamba_export.graph.trace import trace
+from mamba_export.graph.weights_file import place, total_bytes, write_weights
+from mamba_export.models import load_family, read_config
+from mamba_export.models.backbone import BackboneConfig, LanguageModel
+from mamba_export.models.state import IoNames
+from mamba_export.ops import VERSION
+
+ACTIVATION_TYPES = (DType.float32, DType.float16, DType.bfloat16)
+
+Progress = Callable[[str, int, int], None]
+
+
+def export(
+    checkpoint: Checkpoint,
+    output: str | Path,
+    *,
+    dialect: Dialect = Dialect.mamba,
+    dtype: DType = DType.float32,
+    step: bool = False,
+    padded: bool = False,
+    io_names: IoNames = IoNames.genai,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Artifact:
+    """Export a checkpoint to an artifact directory.
+
+    The checkpoint is not modified, and the directory is complete or absent. The weights are never
+    in memory as a whole.
+
+    Args:
+        checkpoint: from :func:`mamba_export.checkpoint.load_checkpoint`.
+        output: the directory to create.
+        dialect: which ops the graph is made of.
+        dtype: activation and matrix type: float32, float16 or bfloat16. Norm statistics, dt, decay
+            and recurrent state are float32 in each.
+        step: also write step.onnx, the one-token graph, which shares the weights.
+        padded: give the graph an attention_mask, for batches of unequal prompts.
+        io_names: names and layouts of the states.
+        force: replace an existing artifact.
+        progress: called as ``progress(stage, done, total)`` with the stages trace, convert, weights
+            (in bytes) and verify.
+
+    Returns:
+        the new artifact.
+
+    Raises:
+        UsageError: the dtype cannot be an activation type.
+        UnsupportedModelError, CheckpointError: the checkpoint cannot be exported.
+        OutputError, BusyError, StorageError: the output cannot be written.
+        ExportError: tracing or conversion failed.
+    """
+    if dtype not in ACTIVATION_TYPES:
+        raise UsageError(
+            f"--dtype {dtype.value} is not an activation type",
+            "choose float32, float16 or bfloat16",
+            code="usage.dtype",
+            expected="float32, float16 or bfloat16",
+            found=dtype.value,
+        )
+    report = progress or (lambda stage, done, total: None)
+    family, config = read_config(checkpoint)
+    with AtomicDirectory(
+        Path(output), replaceable=MANIFEST, force=force, source=checkpoint.directory
+    ) as directory:
+        model = load_family(family).build(config, dtype)
+        roles = {"model": False, **({"step": True} if step else {})}
+        graphs: dict[str, ir.Model] = {}
+        for done, (role, one_token) in enumerate(roles.items()):
+            report("trace", done, len(roles))
+            graphs[role] = _graph(model, one_token, padded and not one_token, report)
+            lower(graphs[role], dialect)
+            AdaptStateIOPass(config.state_specs(dtype), io_names)(graphs[role])
+        placements = place(list(graphs.values()), model)
+        directory.require(total_bytes(placements))
+        files = {role: f"{role}.onnx" for role in graphs}
+        for role, graph in graphs.items():
+            _write(directory.path / files[role], ir.serde.serialize_model(graph).SerializeToString())
+        hashes = {
+            DATA_FILE: write_weights(
+                directory.path / DATA_FILE,
+                placements,
+                model,
+                checkpoint,
+                lambda done, total: report("weights", done, total),
+            )
+        }
+        ends, pad = _special_tokens(checkpoint, config)
+        for source in checkpoint.tokenizer_files():
+            with storage_errors(directory.path):
+                shutil.copyfile(source, directory.path / source.name)
+        if io_names is IoNames.genai:
+            text = genai_config(config, ends, pad, padded=padded)
+            _write(directory.path / "genai_config.json", text.encode())
+        report("verify", 0, 1)
+        for name in files.values():
+            _check_graph(directory.path / name)
+        manifest = Manifest(
+            tool_version=mamba_export.__version__,
+            family=family,
+            source={
+                "name": Path(str(checkpoint.source)).name,
+                "layout": checkpoint.layout,
+                "files": checkpoint.sha256(),
+            },
+            config=config.to_json(),
+            dialect=dialect.value,
+            dtype=dtype,
+            padded=padded,
+            io_names=io_names,
+            vocab_size=config.vocab_size,
+            padded_vocab_size=config.padded_vocab_size,
+            n_layer=config.n_layer,
+            eos_token_ids=tuple(ends),
+            states=config.state_specs(dtype),
+            graphs=files,
+            mixers=config.n_layer,
+            ops=_op_versions(graphs),
+            files={
+                file.name: {
+                    "size": file.stat().st_size,
+                    "sha256": hashes.get(file.name) or sha256(file),
+                }
+                for file in sorted(directory.path.iterdir())
+                if not file.name.startswith(".")
+            },
+        )
+        _write(directory.path / MANIFEST, manifest.to_json().encode())
+        report("verify", 1, 1)
+    return Artifact(directory.target, manifest)
+
+
+def _graph(model: LanguageModel, step: bool, padded: bool, report: Progress) -> ir.Model:
+    program = trace(model, step=step, padded=padded)
+    report("convert", 0, 1)
+    states = model.config.state_specs(model.dtype)
+    mask = ["attention_mask"] if padded else []
+    return convert(
+        program,
+        ["input_ids", *mask, *(spec.name for spec in states)],
+        ["logits", *(spec.output_name for spec in states)],
+    )
+
+
+def _op_versions(graphs: dict[str, ir.Model]) -> dict[str, int]:
+    return {op.name: VERSION for graph in graphs.values() for _, op, _ in op_nodes(graph)}
+
+
+def _write(file: Path, data: bytes) -> None:
+    with storage_errors(file):
+        file.write_bytes(data)
+
+
+def _check_graph(file: Path) -> None:
+    try:
+        onnx.checker.check_model(os.fspath(file), full_check=True)
+    except Exception as error:
+        raise ExportError(
+            f"the exported graph is not valid ONNX: {str(error).splitlines()[0]}",
+            "report it with the checkpoint's config.json and `mamba-export env`",
+            code="export.check",
+            file=file.name,
+        ) from error
+
+
+def _special_tokens(checkpoint: Checkpoint, config: BackboneConfig) -> tuple[list[int], int]:
+    """Return the end tokens and the padding token, from generation_config.json or config.json."""
+    fields: dict[str, Any] = dict(checkpoint.config)
+    for file in checkpoint.tokenizer_files():
+        if file.name == "generation_config.json":
+            fields |= json.loads(file.read_text(encoding="utf-8"))
+    value = fields.get("eos_token_id")
+    values = value if isinstance(value, list) else [value]
+    ends = [v for v in values if isinstance(v, int) and 0 <= v < config.padded_vocab_size]
+    pad = fields.get("pad_token_id")
+    return ends, pad if isinstance(pad, int) and 0 <= pad < config.padded_vocab_size else 0

@@ -1,0 +1,48 @@
+"""The configuration with which onnxruntime-genai opens an artifact."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from mamba_export.models.backbone import BackboneConfig
+
+CONTEXT_LENGTH = 2**20
+"""The recurrence sets no limit; genai wants a number."""
+
+
+def genai_config(
+    config: BackboneConfig, eos_token_ids: Sequence[int], pad_token_id: int, *, padded: bool
+) -> str:
+    """Return the text of genai_config.json for a graph with genai's names.
+
+    Args:
+        config: sizes.
+        eos_token_ids: may be empty; then no token ends a text.
+        pad_token_id: fills batches.
+        padded: the graph takes an attention_mask.
+    """
+    # genai demands an end token, and stops at it: without one, name a row that no text contains.
+    end = list(eos_token_ids) or [config.padded_vocab_size]
+    inputs = {"input_ids": "input_ids"}
+    if padded:
+        inputs["attention_mask"] = "attention_mask"
+    fields = {
+        "model": {
+            "type": "decoder",
+            "vocab_size": config.padded_vocab_size,
+            "context_length": CONTEXT_LENGTH,
+            "bos_token_id": end[0],
+            "eos_token_id": end,
+            "pad_token_id": pad_token_id,
+            "decoder": {
+                "filename": "model.onnx",
+                "hidden_size": config.d_model,
+                "num_hidden_layers": config.n_layer,
+                "inputs": inputs,
+                "outputs": {"logits": "logits"},
+            },
+        },
+        "search": {"do_sample": False, "max_length": CONTEXT_LENGTH},
+    }
+    return json.dumps(fields, indent=2) + "\n"

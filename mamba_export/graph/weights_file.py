@@ -1,0 +1,156 @@
+"""Stream parameters from a checkpoint into one external-data file, a block at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from mamba_export.checkpoint import Checkpoint, check_finite
+from mamba_export.dtypes import DType
+from mamba_export.errors import ExportError
+from mamba_export.graph.artifact import DATA_FILE
+from mamba_export.graph.atomic_directory import storage_errors, write_all
+from mamba_export.graph.passes.fold_transposed_weights import TRANSPOSED
+from mamba_export.models.backbone import LanguageModel
+from mamba_export.models.weights import read_parameter, stored_names
+
+_ALIGNMENT = 64
+_BLOCK_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a parameter lies in the file, and whether it is stored transposed."""
+
+    offset: int
+    nbytes: int
+    transposed: bool
+
+
+def place(graphs: list[ir.Model], model: LanguageModel) -> dict[tuple[str, bool], Placement]:
+    """Lay out every parameter that the graphs read, once, and point their initializers there.
+
+    Args:
+        graphs: their initializers without data are parameters of ``model``, which may be
+            transposed; they become external tensors.
+        model: for element types.
+
+    Returns:
+        placements by parameter name and transposition, in file order.
+    """
+    parameters = dict(model.named_parameters())
+    placements: dict[tuple[str, bool], Placement] = {}
+    end = 0
+    for graph in graphs:
+        for value in graph.graph.initializers.values():
+            if value.const_value is not None:
+                continue
+            assert value.name is not None  # initializers are registered by name
+            key = (value.name, bool(value.meta.get(TRANSPOSED)))
+            parameter = parameters[value.name]
+            dtype = DType.from_torch(parameter.dtype)
+            if key not in placements:
+                offset = -(-end // _ALIGNMENT) * _ALIGNMENT
+                placements[key] = Placement(offset, parameter.numel() * dtype.itemsize, key[1])
+                end = offset + placements[key].nbytes
+            assert value.shape is not None  # parameters have static shapes
+            value.const_value = ir.ExternalTensor(
+                location=DATA_FILE,
+                offset=placements[key].offset,
+                length=placements[key].nbytes,
+                dtype=dtype.onnx,
+                shape=value.shape,
+                name=value.name,
+            )
+    return placements
+
+
+def total_bytes(placements: dict[tuple[str, bool], Placement]) -> int:
+    """Return the size of the file."""
+    return max((p.offset + p.nbytes for p in placements.values()), default=0)
+
+
+def write_weights(
+    file: Path,
+    placements: dict[tuple[str, bool], Placement],
+    model: LanguageModel,
+    checkpoint: Checkpoint,
+    progress: Callable[[int, int], None],
+) -> str:
+    """Write the external-data file and return its sha256.
+
+    Memory stays at a few blocks, whatever the size of the model: the checkpoint is mapped, and a
+    matrix is cast and transposed in slices.
+
+    Args:
+        file: to create.
+        placements: from :func:`place`.
+        model: parameters on the meta device, for shapes and types.
+        checkpoint: where the values come from.
+        progress: called with bytes done and in all.
+
+    Raises:
+        CheckpointError: a weight is NaN or infinite, or a file changed meanwhile.
+        ExportError: a finite weight does not fit the activation type.
+        StorageError: disk full or an input/output error.
+    """
+    names = stored_names(checkpoint)
+    parameters = dict(model.named_parameters())
+    total = total_bytes(placements)
+    digest = hashlib.sha256()
+    position = 0
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        with storage_errors(file):
+            if total:
+                os.posix_fallocate(descriptor, 0, total)
+        for (name, transposed), placement in placements.items():
+            gap = bytes(placement.offset - position)
+            tensor = read_parameter(checkpoint, names, name, parameters[name])
+            for block in _blocks(tensor, parameters[name].dtype, name, checkpoint, transposed):
+                data = gap + _bytes(block)
+                gap = b""
+                digest.update(data)
+                with storage_errors(file):
+                    write_all(descriptor, memoryview(data))
+                position += len(data)
+                progress(position, total)
+    finally:
+        os.close(descriptor)
+    checkpoint.verify_unchanged()
+    return digest.hexdigest()
+
+
+def _blocks(
+    tensor: Tensor, dtype: torch.dtype, name: str, checkpoint: Checkpoint, transposed: bool
+) -> Iterator[Tensor]:
+    """Yield a tensor as stored in the graph, in slices of its first axis."""
+    stored = tensor.t() if transposed else tensor
+    width = max(1, stored[:1].numel()) * stored.element_size()
+    rows = max(1, _BLOCK_BYTES // width)
+    for first in range(0, stored.shape[0], rows):
+        source = stored[first : first + rows]
+        block = source.to(dtype).contiguous()
+        if not bool(torch.isfinite(block).all()):
+            check_finite(name, source, file=str(checkpoint.source))
+            raise ExportError(
+                f"a weight does not fit {str(dtype).removeprefix('torch.')}",
+                "export with --dtype bfloat16 or float32",
+                code="export.overflow",
+                file=str(checkpoint.source),
+                tensor=name,
+                expected=f"magnitude at most {torch.finfo(dtype).max}",
+                found=float(source.abs().max()),
+            )
+        yield block
+
+
+def _bytes(block: Tensor) -> bytes:
+    return block.view(torch.uint8).numpy().tobytes()

@@ -1,0 +1,286 @@
+"""What a checkpoint or an artifact holds, read without running it or reading its weights."""
+
+from __future__ import annotations
+
+import collections
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mamba_export.checkpoint import Checkpoint, load_checkpoint
+from mamba_export.dtypes import DType
+from mamba_export.errors import ArtifactError, UnsupportedModelError
+from mamba_export.graph.artifact import Artifact
+
+if TYPE_CHECKING:
+    import onnx
+
+    from mamba_export.models.state import StateSpec
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes a runtime needs at least; activations come on top.
+
+    Args:
+        weight_bytes: all weights, as stored.
+        state_bytes: the states of one sequence, whatever its length; None where unknown.
+    """
+
+    weight_bytes: int
+    state_bytes: int | None
+
+
+@dataclass(frozen=True)
+class GraphFacts:
+    """One ONNX graph: its nodes by op, functions not entered, and the functions it brings."""
+
+    name: str
+    nodes: dict[str, int]
+    functions: tuple[str, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StateFacts:
+    """One recurrent state: its canonical input and output, and its shape without the batch."""
+
+    layer: int
+    kind: str
+    past: str
+    present: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class ArtifactFacts:
+    """An artifact.
+
+    Args:
+        source: name of the checkpoint it came from.
+        parity_passed: what the manifest says, None if nothing was compared.
+        files: sizes by name.
+        hard_links: files with another name elsewhere, which some runtimes refuse.
+        verified: whether all files were hashed and match the manifest.
+    """
+
+    path: str
+    family: str
+    source: str
+    layout: str
+    dialect: str
+    dtype: str
+    padded: bool
+    io_names: str
+    n_layer: int
+    vocab_size: int
+    padded_vocab_size: int
+    eos_token_ids: tuple[int, ...]
+    ops: dict[str, int]
+    states: tuple[StateFacts, ...]
+    graphs: tuple[GraphFacts, ...]
+    files: dict[str, int]
+    hard_links: tuple[str, ...]
+    parity_passed: bool | None
+    verified: bool
+    memory: Memory
+
+
+@dataclass(frozen=True)
+class DtypeFacts:
+    """The tensors of one element type, as stored."""
+
+    dtype: str
+    tensors: int
+    parameters: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class CheckpointFacts:
+    """A checkpoint.
+
+    Args:
+        family: the family it would be exported as, None when it is not supported.
+        problem: why it cannot be exported, None when it can.
+        n_layer, vocab_size: None when the family is not supported.
+        parameters: a tied head counts once.
+        config: the config file, decoded.
+        files: bytes of tensors by file.
+    """
+
+    source: str
+    layout: str
+    storage_format: str
+    family: str | None
+    problem: str | None
+    n_layer: int | None
+    vocab_size: int | None
+    parameters: int
+    dtypes: tuple[DtypeFacts, ...]
+    files: dict[str, int]
+    config: dict[str, Any]
+    warnings: tuple[str, ...]
+    memory: Memory
+
+
+def inspect_path(path: str, *, verify: bool = True) -> ArtifactFacts | CheckpointFacts:
+    """Describe an artifact or a checkpoint.
+
+    Args:
+        path: a directory, or the hub id of a checkpoint. A directory with a manifest or a
+            `model.onnx` is an artifact.
+        verify: hash the files of an artifact and compare them with its manifest.
+
+    Raises:
+        MissingInputError: there is nothing at `path`.
+        ArtifactError: an artifact's files are damaged; the file is named.
+        CheckpointError: a checkpoint is malformed.
+    """
+    directory = Path(path)
+    if any((directory / name).is_file() for name in ("manifest.json", "model.onnx")):
+        return describe_artifact(Artifact.load(directory, verify=verify), verified=verify)
+    return describe_checkpoint(load_checkpoint(path))
+
+
+def describe_artifact(artifact: Artifact, *, verified: bool) -> ArtifactFacts:
+    """Collect the facts of an artifact that was loaded with or without verification."""
+    manifest = artifact.manifest
+    sizes = {name: int(facts["size"]) for name, facts in sorted(manifest.files.items())}
+    states = tuple(
+        StateFacts(s.layer, s.kind, s.name, s.output_name, s.shape, s.dtype.value)
+        for s in manifest.states
+    )
+    graphs = [_graph(artifact, role, file) for role, file in manifest.graphs.items()]
+    return ArtifactFacts(
+        path=str(artifact.path),
+        family=manifest.family,
+        source=str(manifest.source.get("name")),
+        layout=str(manifest.source.get("layout")),
+        dialect=manifest.dialect,
+        dtype=manifest.dtype.value,
+        padded=manifest.padded,
+        io_names=manifest.io_names.value,
+        n_layer=manifest.n_layer,
+        vocab_size=manifest.vocab_size,
+        padded_vocab_size=manifest.padded_vocab_size,
+        eos_token_ids=manifest.eos_token_ids,
+        ops=dict(manifest.ops),
+        states=states,
+        graphs=tuple(graphs),
+        files=sizes,
+        hard_links=tuple(n for n in sizes if (artifact.path / n).stat().st_nlink > 1),
+        parity_passed=None if manifest.parity is None else manifest.parity.get("passed") is True,
+        verified=verified,
+        memory=Memory(
+            sum(size for name, size in sizes.items() if name.endswith(".data")),
+            _state_bytes(manifest.states),
+        ),
+    )
+
+
+def describe_checkpoint(checkpoint: Checkpoint) -> CheckpointFacts:
+    """Collect the facts of a checkpoint; one that cannot be exported is described all the same."""
+    entries = checkpoint.tensors.values()
+    family, config, problem = _model(checkpoint)
+    tied = config is not None and config.tie_embeddings
+    # Pickles store a tied head as a second view of the embedding.
+    distinct = [e for e in entries if not (tied and e.name.endswith("lm_head.weight"))]
+    return CheckpointFacts(
+        source=checkpoint.source,
+        layout=checkpoint.layout,
+        storage_format=checkpoint.storage_format,
+        family=family,
+        problem=problem,
+        n_layer=config.n_layer if config is not None else None,
+        vocab_size=config.vocab_size if config is not None else None,
+        parameters=sum(math.prod(entry.shape) for entry in distinct),
+        dtypes=_dtypes((entry.dtype, math.prod(entry.shape)) for entry in entries),
+        files=_total((entry.file, entry.nbytes) for entry in entries),
+        config=checkpoint.config,
+        warnings=checkpoint.warnings,
+        memory=Memory(
+            sum(entry.nbytes for entry in distinct),
+            None if config is None else _state_bytes(config.state_specs(DType.float32)),
+        ),
+    )
+
+
+def _model(checkpoint: Checkpoint) -> tuple[str | None, Any, str | None]:
+    """Return family and config, or why there are none."""
+    from mamba_export.models import read_config
+
+    try:
+        return (*read_config(checkpoint), None)
+    except UnsupportedModelError as error:
+        return None, None, error.message
+
+
+def _dtypes(tensors: Iterable[tuple[DType, int]]) -> tuple[DtypeFacts, ...]:
+    counts: dict[DType, list[int]] = collections.defaultdict(list)
+    for dtype, parameters in tensors:
+        counts[dtype].append(parameters)
+    return tuple(
+        DtypeFacts(dtype.value, len(each), sum(each), sum(each) * dtype.itemsize)
+        for dtype, each in sorted(counts.items(), key=lambda item: item[0].value)
+    )
+
+
+def _total(sizes: Iterable[tuple[str, int]]) -> dict[str, int]:
+    totals: dict[str, int] = collections.defaultdict(int)
+    for name, size in sizes:
+        totals[name] += size
+    return dict(sorted(totals.items()))
+
+
+def _graph(artifact: Artifact, name: str, file: str) -> GraphFacts:
+    if file not in artifact.manifest.files:
+        raise ArtifactError(
+            "the manifest names a graph that is none of its files",
+            hint="export the checkpoint again",
+            code="artifact.graph_file",
+            file=str(artifact.path / "manifest.json"),
+            tensor=f"graphs.{name}",
+            expected="a file of the manifest",
+            found=file,
+        )
+    model = _read(artifact.path / file)
+    graph = model.graph
+    initializers = {tensor.name for tensor in graph.initializer}
+    counts = collections.Counter(_op(node.domain, node.op_type) for node in graph.node)
+    return GraphFacts(
+        name,
+        dict(counts.most_common()),
+        tuple(sorted(_op(f.domain, f.name) for f in model.functions)),
+        tuple(value.name for value in graph.input if value.name not in initializers),
+        tuple(value.name for value in graph.output),
+    )
+
+
+def _read(file: Path) -> onnx.ModelProto:
+    import onnx
+
+    try:
+        return onnx.load(str(file), load_external_data=False)
+    except Exception as error:  # protobuf and onnx raise unrelated classes
+        raise ArtifactError(
+            "the graph cannot be read",
+            hint="export the checkpoint again",
+            code="artifact.graph",
+            file=str(file),
+            expected="an ONNX model",
+            found=f"{type(error).__name__}: {error}",
+        ) from error
+
+
+def _op(domain: str, name: str) -> str:
+    return f"{domain}::{name}" if domain else name
+
+
+def _state_bytes(states: Iterable[StateSpec]) -> int:
+    """Return the size of all states of one sequence."""
+    return sum(math.prod(state.shape) * state.dtype.itemsize for state in states)

@@ -1,0 +1,180 @@
+"""The container that all pure Mamba language models share: embedding, pre-norm blocks, head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mamba_export.dtypes import DType
+from mamba_export.models.layers import LayerNorm, RMSNorm
+from mamba_export.models.state import Kind, StateSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """What the container needs; families add what their mixer needs.
+
+    Attributes:
+        vocab_size: tokens that exist; padded_vocab_size: rows of the embedding and of the head.
+        rms_norm: RMSNorm, else LayerNorm with bias, with epsilon norm_eps.
+        residual_in_fp32: keep the residual stream in float32, else in the activation type.
+        mixer_state_shapes: per layer, the shapes of conv and recurrent state without the batch.
+    """
+
+    d_model: int
+    n_layer: int
+    vocab_size: int
+    padded_vocab_size: int
+    norm_eps: float
+    rms_norm: bool
+    residual_in_fp32: bool
+    tie_embeddings: bool
+
+    @property
+    def state_shapes(self) -> dict[Kind, tuple[int, ...]]:
+        """Shapes of a layer's states without the batch, by kind."""
+        raise NotImplementedError
+
+    def state_specs(self, dtype: DType) -> tuple[StateSpec, ...]:
+        """Return every state, in the order in which the model takes and returns them."""
+        types = {"conv": dtype, "recurrent": DType.float32}
+        return tuple(
+            StateSpec(layer, kind, shape, types[kind])
+            for layer in range(self.n_layer)
+            for kind, shape in self.state_shapes.items()
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values; an infinity becomes the string ``Infinity``."""
+        return {k: "Infinity" if v == float("inf") else v for k, v in asdict(self).items()}
+
+
+class Mixer(nn.Module):
+    """A block's mixer: ``forward(u, conv_state, ssm_state, seqlens)``.
+
+    u is [B,T,d_model]; with ``seqlens`` None it is one token [B,d_model]. Returns the output in the
+    shape of u and the two new states.
+    """
+
+
+class Block(nn.Module):
+    """``h + mixer(norm(h))`` with h in the residual's type."""
+
+    def __init__(self, config: BackboneConfig, mixer: Mixer, dtype: torch.dtype) -> None:
+        super().__init__()
+        norm = RMSNorm if config.rms_norm else LayerNorm
+        self.norm = norm(config.d_model, config.norm_eps, dtype)
+        self.mixer = mixer
+
+    def forward(
+        self, hidden: Tensor, conv_state: Tensor, ssm_state: Tensor, seqlens: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the new hidden, in its own type, and the two new states."""
+        out, conv_state, ssm_state = self.mixer(self.norm(hidden), conv_state, ssm_state, seqlens)
+        return hidden + out.to(hidden.dtype), conv_state, ssm_state
+
+
+class Backbone(nn.Module):
+    """Embedding, blocks and final norm."""
+
+    def __init__(
+        self, config: BackboneConfig, mixers: Sequence[Mixer], dtype: torch.dtype
+    ) -> None:
+        super().__init__()
+        self.embeddings = nn.Embedding(config.padded_vocab_size, config.d_model, dtype=dtype)
+        self.layers = nn.ModuleList(Block(config, mixer, dtype) for mixer in mixers)
+        norm = RMSNorm if config.rms_norm else LayerNorm
+        self.norm_f = norm(config.d_model, config.norm_eps, dtype)
+        self.residual_dtype = torch.float32 if config.residual_in_fp32 else dtype
+
+
+class LanguageModel(nn.Module):
+    """A causal language model on our ops; one graph serves prefill, a second one single steps.
+
+    Args:
+        config: the family's config.
+        mixers: one a layer.
+        dtype: activation and matrix type.
+    """
+
+    def __init__(
+        self, config: BackboneConfig, mixers: Sequence[Mixer], dtype: DType
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.dtype = dtype
+        self.backbone = Backbone(config, mixers, dtype.torch)
+        self.lm_head = nn.Linear(
+            config.d_model, config.padded_vocab_size, bias=False, dtype=dtype.torch
+        )
+        self.tie_weights()
+
+    def tie_weights(self) -> None:
+        """Make a tied head the embedding's own parameter; needed again after replacing that."""
+        if self.config.tie_embeddings:
+            self.lm_head.weight = self.backbone.embeddings.weight
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        states: Sequence[Tensor],
+        attention_mask: Tensor | None = None,
+        *,
+        step: bool = False,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Run the model on a sequence or a part of one.
+
+        Args:
+            input_ids: [B,T] int64; with ``step``, [B,1].
+            states: in the order of ``config.state_specs``; not modified.
+            attention_mask: [B,M] int64 with M >= T, of which the last T columns say which tokens
+                are valid (1). The valid tokens of a row must be adjacent; padding may stand left
+                or right of them.
+            step: use the one-token ops.
+
+        Returns:
+            logits [B,T,V] float32 and the new states. The logits of left padding are those of the
+            row's first valid token, those of right padding those of its last.
+        """
+        seqlens, order = None, None
+        if step:
+            input_ids = input_ids.squeeze(1)
+        elif attention_mask is not None:
+            input_ids, seqlens, order = _right_pad(input_ids, attention_mask)
+        else:
+            batch, seqlen = input_ids.shape
+            seqlens = torch.full((batch,), seqlen, dtype=torch.int32, device=input_ids.device)
+        hidden = self.backbone.embeddings(input_ids).to(self.backbone.residual_dtype)
+        new_states: list[Tensor] = []
+        for block, conv_state, ssm_state in zip(
+            self.backbone.layers, states[::2], states[1::2], strict=True
+        ):
+            hidden, *layer_states = block(hidden, conv_state, ssm_state, seqlens)
+            new_states += layer_states
+        if order is not None:
+            hidden = hidden.flatten(0, 1)[order]
+        logits = self.lm_head(self.backbone.norm_f(hidden)).float()
+        return (logits.unsqueeze(1) if step else logits), new_states
+
+
+def _right_pad(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Roll each row so that its valid tokens come first.
+
+    Returns:
+        the rolled ids [B,T], the valid lengths [B] int32, and for each place [B,T] of the original
+        batch the row of the flattened [B*T] result that holds its token (clamped to valid ones).
+    """
+    batch, seqlen = input_ids.shape
+    mask = attention_mask[:, attention_mask.shape[1] - seqlen :]
+    lengths = mask.sum(dim=1, keepdim=True)
+    offset = mask.argmax(dim=1, keepdim=True)
+    positions = torch.arange(seqlen, device=input_ids.device)
+    rolled = torch.gather(input_ids, 1, torch.minimum(positions + offset, positions[-1:]))
+    last = (lengths - 1).clamp(min=0)
+    place = torch.minimum((positions - offset).clamp(min=0), last)
+    rows = torch.arange(batch, device=input_ids.device).unsqueeze(1) * seqlen
+    return rolled, lengths.squeeze(1).to(torch.int32), place + rows

@@ -1,0 +1,158 @@
+"""From stored tensors to parameters: which tensor feeds which parameter, and what is folded."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from mamba_export.errors import CheckpointError
+from mamba_export.models.geometry import canonical_name
+
+if TYPE_CHECKING:
+    from mamba_export.checkpoint import Checkpoint
+    from mamba_export.models.backbone import BackboneConfig, LanguageModel
+
+_LISTED = 8
+
+
+def check_tensors(
+    checkpoint: Checkpoint, config: BackboneConfig, mixer: dict[str, tuple[int, ...]]
+) -> None:
+    """Check that a checkpoint holds exactly the tensors of its config, in their shapes.
+
+    Args:
+        checkpoint: what to check; no tensor data is read, except to compare a tied head.
+        config: sizes.
+        mixer: shapes of one layer's mixer, by name.
+
+    Raises:
+        CheckpointError: naming the missing, unknown or mis-shaped tensors.
+    """
+    norm = ("weight",) if config.rms_norm else ("weight", "bias")
+    expected: dict[str, tuple[int, ...]] = {
+        "backbone.embeddings.weight": (config.padded_vocab_size, config.d_model)
+    }
+    for i in range(config.n_layer):
+        prefix = f"backbone.layers.{i}"
+        expected |= {f"{prefix}.norm.{part}": (config.d_model,) for part in norm}
+        expected |= {f"{prefix}.mixer.{name}": shape for name, shape in mixer.items()}
+    expected |= {f"backbone.norm_f.{part}": (config.d_model,) for part in norm}
+    stored = {canonical_name(name): entry for name, entry in checkpoint.tensors.items()}
+    if not config.tie_embeddings or "lm_head.weight" in stored:
+        expected["lm_head.weight"] = (config.padded_vocab_size, config.d_model)
+
+    missing = sorted(set(expected) - set(stored))
+    if missing:
+        raise CheckpointError(
+            f"{len(missing)} tensors are missing: {_some(missing)}",
+            "fetch the checkpoint again; every shard of it is needed",
+            code="checkpoint.missing_tensor",
+            file=str(checkpoint.source),
+            tensor=missing[0],
+            expected=list(expected[missing[0]]),
+            found="absent",
+        )
+    extra = sorted(set(stored) - set(expected))
+    if extra:
+        raise CheckpointError(
+            f"{len(extra)} tensors are not part of this family: {_some(extra)}",
+            "the config names the wrong family or options, or the file holds another model",
+            code="checkpoint.extra_tensor",
+            file=stored[extra[0]].file,
+            tensor=extra[0],
+            expected="absent",
+            found=list(stored[extra[0]].shape),
+        )
+    for name, shape in expected.items():
+        entry = stored[name]
+        if entry.shape != shape:
+            raise CheckpointError(
+                "a tensor's shape contradicts the config",
+                "fetch the checkpoint again, or correct the config that was edited",
+                code="checkpoint.shape",
+                file=entry.file,
+                tensor=name,
+                expected=list(shape),
+                found=list(entry.shape),
+            )
+        if not entry.dtype.is_float:
+            raise CheckpointError(
+                "a weight is not floating-point",
+                "quantised checkpoints are not supported: export the original weights",
+                code="checkpoint.dtype",
+                file=entry.file,
+                tensor=name,
+                expected="float32, float16 or bfloat16",
+                found=entry.dtype.value,
+            )
+    if config.tie_embeddings and "lm_head.weight" in stored:
+        _check_tied(checkpoint)
+
+
+def parameter_source(parameter: str, stored: Container[str]) -> str | None:
+    """Return the canonical tensor that feeds a parameter; None for an absent bias, which is 0."""
+    if parameter.endswith(".mixer.A"):
+        return f"{parameter}_log"
+    return parameter if parameter in stored else None
+
+
+def read_parameter(
+    checkpoint: Checkpoint, names: dict[str, str], parameter: str, like: Tensor
+) -> Tensor:
+    """Read one parameter in the shape and dtype of ``like`` (which may be on the meta device).
+
+    ``A`` is ``-exp(A_log)``, formed in float32 from the stored bits; a conv filter loses its
+    middle axis of 1. The result may share memory with the mapped file.
+
+    Args:
+        checkpoint: where to read.
+        names: stored name by canonical name (:func:`stored_names`).
+        parameter: name in the model.
+        like: the parameter itself.
+    """
+    source = parameter_source(parameter, names)
+    if source is None:
+        return torch.zeros(like.shape, dtype=like.dtype)
+    tensor = checkpoint.read(names[source])
+    if parameter.endswith(".mixer.A"):
+        tensor = -torch.exp(tensor.float())
+    return tensor.reshape(like.shape).to(like.dtype)
+
+
+def stored_names(checkpoint: Checkpoint) -> dict[str, str]:
+    """Return the stored name of each canonical tensor name."""
+    return {canonical_name(name): name for name in checkpoint.tensors}
+
+
+def load_weights(model: LanguageModel, checkpoint: Checkpoint) -> None:
+    """Replace a model's parameters, which may be on the meta device, by a checkpoint's."""
+    names = stored_names(checkpoint)
+    for name, parameter in list(model.named_parameters()):
+        owner, _, attribute = name.rpartition(".")
+        tensor = read_parameter(checkpoint, names, name, parameter)
+        setattr(model.get_submodule(owner), attribute, nn.Parameter(tensor, requires_grad=False))
+    model.tie_weights()
+
+
+def _check_tied(checkpoint: Checkpoint) -> None:
+    names = stored_names(checkpoint)
+    embedding = checkpoint.read(names["backbone.embeddings.weight"])
+    head = checkpoint.read(names["lm_head.weight"])
+    if embedding.data_ptr() != head.data_ptr() and not torch.equal(embedding, head):
+        raise CheckpointError(
+            "the config ties the head to the embedding, but the file holds two different tensors",
+            "set tie_embeddings (tie_word_embeddings) to false if the head is its own",
+            code="checkpoint.tied_head",
+            file=checkpoint.tensors[names["lm_head.weight"]].file,
+            tensor="lm_head.weight",
+            expected="equal to the embedding",
+            found="different values",
+        )
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,251 @@
+"""Prove an artifact: against a reference, and against itself on every route."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mamba_export.dtypes import DType
+from mamba_export.errors import UsageError
+from mamba_export.parity import prompts, tolerances
+from mamba_export.parity.distributions import divergence, top1
+from mamba_export.parity.environment import describe_environment
+from mamba_export.parity.equivalence import (
+    Progress,
+    check_chunks,
+    check_padded,
+    check_steps,
+    memory_effect,
+)
+from mamba_export.parity.greedy import check_greedy
+from mamba_export.parity.metrics import Array, compare_outputs, error_series
+from mamba_export.parity.references import (
+    LayerState,
+    Reference,
+    ReferenceModel,
+    ReferenceRun,
+    load_reference,
+)
+from mamba_export.parity.report import Check, OutputRow, ParityReport
+from mamba_export.parity.structure import check_structure
+
+if TYPE_CHECKING:
+    from mamba_export.runtime.session import Result, Session
+
+_BATCH = 2
+"""Rows of the prompt when none is given: enough that rows cannot be mixed up unseen."""
+
+
+def check_parity(
+    artifact: str | Path,
+    against: str | Path,
+    *,
+    reference: Reference = Reference.eager,
+    tokens: int = 256,
+    steps: int = 64,
+    seed: int = 0,
+    prompt_ids: Array | None = None,
+    progress: Progress | None = None,
+) -> ParityReport:
+    """Compare an artifact, in its runtime, with a reference implementation of its checkpoint.
+
+    Checks that every mixer's recurrence is in the graph; that logits and all final states are the
+    reference's; that prefill, single steps, random chunks and (if the artifact takes them) padded
+    batches give the same; that greedy text is the same.
+
+    Args:
+        artifact: the artifact's directory.
+        against: the checkpoint it was made from.
+        reference: who computes the reference.
+        tokens: length of each prompt row, unless prompt_ids are given.
+        steps: greedy tokens to compare.
+        seed: of chunk splits, padding and prompts.
+        prompt_ids: [B,T] token ids to run on; B ≥ 2 makes sure that rows are kept apart.
+        progress: called with a stage, the amount done and the amount to do.
+
+    Returns:
+        The report. Numbers that are wrong do not raise: ``report.require_passed()`` does.
+
+    Raises:
+        UsageError: prompt_ids are not [B,T] ids of the vocabulary.
+        CapabilityError: the reference cannot run here, or not this checkpoint.
+        MambaExportError: the artifact or the checkpoint cannot be loaded or run.
+    """
+    from mamba_export.graph.artifact import Artifact
+    from mamba_export.runtime.session import open_session
+
+    opened = Artifact.load(Path(artifact))
+    judge = load_reference(reference, against)
+    with open_session(artifact) as session:
+        ids, origin = _prompt(opened.path, session, prompt_ids, tokens, seed)
+        return compare_session(
+            session,
+            judge,
+            ids,
+            structure=check_structure(opened),
+            dtype=opened.manifest.dtype,
+            dialect=opened.manifest.dialect,
+            name=opened.path.name,
+            prompt=origin,
+            steps=steps,
+            seed=seed,
+            progress=progress or _silent,
+        )
+
+
+def compare_session(
+    session: Session,
+    judge: ReferenceModel,
+    ids: Array,
+    *,
+    structure: list[Check],
+    dtype: DType,
+    dialect: str,
+    name: str,
+    prompt: str,
+    steps: int,
+    seed: int,
+    progress: Progress,
+) -> ParityReport:
+    """Compare an open session with a loaded reference; see :func:`check_parity`.
+
+    Args:
+        session: under test.
+        judge: the reference.
+        ids: [B,T] prompt.
+        structure: checks of the graph, done before.
+        dtype: of the session's activations; it selects the limits.
+        dialect: for the report.
+        name: of the artifact, for the report.
+        prompt: where the ids come from, for the report.
+        steps: greedy tokens to compare.
+        seed: of chunk splits and padding.
+        progress: called with a stage, the amount done and the amount to do.
+
+    Raises:
+        ParityError: the two sides do not have the same states.
+    """
+    rng = np.random.default_rng(seed)
+    limits, same = tolerances.end_to_end(dtype), tolerances.equivalence(dtype)
+    progress("reference", 0, 1)
+    expected = judge.run(ids)
+    progress("reference", 1, 1)
+    whole = session.prefill(ids)
+    progress("prefill", 1, 1)
+    outputs = _compare_with_reference(session, whole, expected, limits)
+    ours, truth = whole.logits[..., : session.vocab_size], expected.logits
+    truth = truth[..., : session.vocab_size]
+    comparable = ours.shape == truth.shape
+    checks = [*structure]
+    if comparable:
+        checks += _distribution_checks(ours, truth, limits)
+    checks.append(check_steps(session, ids, whole, same, progress))
+    checks.append(check_chunks(session, ids, whole, same, rng, progress))
+    if session.padded:
+        checks.append(check_padded(session, ids, same, rng, progress))
+    if steps and comparable:
+        cap = limits.logits.max_error
+        checks.append(check_greedy(session, judge, ids, steps, cap, progress))
+    return ParityReport(
+        artifact=name,
+        dialect=dialect,
+        dtype=dtype.value,
+        reference=judge.name,
+        tokens=ids.shape[1],
+        batch=ids.shape[0],
+        prompt=prompt,
+        checks=checks,
+        outputs=outputs,
+        first_divergent_layer=_first_divergent_layer(outputs),
+        position_errors=error_series(ours, truth, axis=1) if comparable else [],
+        layer_errors=_layer_errors(outputs),
+        memory_effect=memory_effect(session, ids),
+        environment=describe_environment(seed=seed),
+    )
+
+
+def _compare_with_reference(
+    session: Session, whole: Result, expected: ReferenceRun, limits: tolerances.EndToEnd
+) -> list[OutputRow]:
+    """Return the rows of logits and states: the states in the order the model computes them."""
+    arrays = whole.state.arrays()
+    states = {
+        (spec.layer, spec.kind): arrays[spec.name].astype(np.float32) for spec in session.states
+    }
+    order: list[LayerState] = sorted(states)  # by layer; "conv" comes before "recurrent"
+    by_kind = {"conv": limits.conv_state, "recurrent": limits.recurrent_state}
+    vocab_size = session.vocab_size
+    results = compare_outputs(
+        {"logits": whole.logits[..., :vocab_size], **_named(states)},
+        {"logits": expected.logits[..., :vocab_size], **_named(expected.states)},
+        {"logits": limits.logits, **{_name(key): by_kind[key[1]] for key in order}},
+    )
+    rows = [OutputRow.of(f"{kind}_state", i, results[_name((i, kind))]) for i, kind in order]
+    return [OutputRow.of("logits", None, results["logits"]), *rows]
+
+
+def _distribution_checks(ours: Array, reference: Array, limits: tolerances.EndToEnd) -> list[Check]:
+    far, first = divergence(ours, reference), top1(ours, reference, limits.logits.max_error)
+    flips = f"{first.flips} flips in {first.tokens} tokens, {first.excused} on the margin"
+    if first.first_unexcused is not None:
+        flips += f"; first off it at {list(first.first_unexcused)}"
+    off_margin = first.flips - first.excused
+    enough = first.flips == first.excused and (
+        first.agreement >= limits.top1 or limits.top1 == 1.0  # then only the margin excuses
+    )
+    return [
+        Check("top-1 off the margin", enough, float(off_margin), 0.0, flips),
+        _at_most("log-probability RMS", far.log_prob_rms, limits.log_prob_rms, "by probability"),
+        _at_most("mean KL", far.mean_kl, limits.mean_kl, "nats"),
+        _at_most("99.9 % KL", far.tail_kl, limits.tail_kl, f"nats; maximum {far.max_kl:.1e}"),
+    ]
+
+
+def _at_most(name: str, value: float, limit: float, detail: str) -> Check:
+    return Check(name, value <= limit, value, limit, detail)
+
+
+def _first_divergent_layer(outputs: list[OutputRow]) -> int | None:
+    failed = [row.layer for row in outputs if row.layer is not None and not row.passed]
+    return min(failed) if failed else None
+
+
+def _layer_errors(outputs: list[OutputRow]) -> dict[str, list[float]]:
+    errors: dict[str, list[float]] = {}
+    for row in outputs:
+        if row.layer is not None:
+            errors.setdefault(row.name, []).append(row.relative_rms)
+    return errors
+
+
+def _name(key: LayerState) -> str:
+    return f"{key[0]}.{key[1]}"
+
+
+def _named(states: Mapping[LayerState, Array]) -> dict[str, Array]:
+    return {_name(key): value for key, value in states.items()}
+
+
+def _prompt(
+    directory: Path, session: Session, given: Array | None, tokens: int, seed: int
+) -> tuple[Array, str]:
+    vocab_size = session.vocab_size
+    if given is None:
+        return prompts.prompt_ids(directory, vocab_size, batch=_BATCH, tokens=tokens, seed=seed)
+    ids = np.asarray(given, dtype=np.int64)
+    if ids.ndim != 2 or ids.size == 0 or ids.min() < 0 or ids.max() >= vocab_size:
+        raise UsageError(
+            "the prompt is not a batch of token ids",
+            "give an array [batch, tokens] of ids below the vocabulary's size",
+            code="parity.prompt",
+            expected=f"[B,T] ids in 0..{vocab_size - 1}",
+            found=f"shape {list(ids.shape)}",
+        )
+    return ids, "given token ids"
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    """Report no progress."""

@@ -1,0 +1,280 @@
+"""Generate tokens with any session: one prefill, then steps that all unfinished rows share."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from mamba_export.errors import ArtifactError, ParityError, UsageError
+from mamba_export.runtime.sampling import choose
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from mamba_export.runtime.session import Session, State
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateOptions:
+    """How to choose tokens, and when to end.
+
+    Args:
+        max_new_tokens: at most this many tokens a row.
+        temperature: 0 is greedy; 1 samples from the model's own distribution.
+        top_k: sample among the k most likely tokens; 0 among all.
+        top_p: sample among the most likely tokens whose probabilities reach this sum.
+        repetition_penalty: above 1, tokens of the prompt and of the text so far become less likely.
+        seed: with the row number it decides every draw, whatever else is in the batch.
+        stop: token ids that end a row; they are not part of its tokens.
+
+    Raises:
+        UsageError: a value is out of range, or limits sampling while the temperature is 0.
+    """
+
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+    stop: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        _require("max_new_tokens", self.max_new_tokens, self.max_new_tokens >= 1, "1 or more")
+        _require("temperature", self.temperature, 0 <= self.temperature < math.inf, "0 or more")
+        _require("top_k", self.top_k, self.top_k >= 0, "0 (all tokens) or more")
+        _require("top_p", self.top_p, 0 < self.top_p <= 1, "above 0, at most 1")
+        penalty = self.repetition_penalty
+        _require("repetition_penalty", penalty, 0 < penalty < math.inf, "above 0")
+        _require("seed", self.seed, self.seed >= 0, "0 or more")
+        _require("stop", self.stop, all(token >= 0 for token in self.stop), "token ids, 0 or more")
+        if self.temperature == 0 and (self.top_k or self.top_p < 1):
+            name = "top_k" if self.top_k else "top_p"
+            raise UsageError(
+                f"{name} has no effect while temperature is 0",
+                hint=f"give a temperature above 0 to sample, or leave out {name} for greedy text",
+                code="usage.sampling_conflict",
+                tensor=name,
+                expected="temperature above 0",
+                found=self.temperature,
+            )
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What became of one prompt.
+
+    Args:
+        prompt_tokens: the length of the prompt.
+        tokens: what was generated, without the stop token.
+        finish_reason: "stop" at a stop token, "length" at `max_new_tokens`.
+        prefill_seconds: the prefill this prompt was part of.
+        decode_seconds: from the end of all prefills to the end of this row.
+    """
+
+    prompt_tokens: int
+    tokens: list[int]
+    finish_reason: FinishReason
+    prefill_seconds: float
+    decode_seconds: float
+
+
+@dataclass(eq=False)
+class _Row:
+    """A prompt while it grows. `seen` marks the ids that the repetition penalty applies to."""
+
+    index: int
+    prompt_tokens: int
+    rng: np.random.Generator
+    seen: NDArray[np.bool_]
+    tokens: list[int] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+
+
+def generate(
+    session: Session,
+    prompts: Sequence[Sequence[int]],
+    options: GenerateOptions,
+    on_token: Callable[[int, int], None] | None = None,
+) -> list[Generation]:
+    """Continue every prompt.
+
+    Prompts of unequal length share one right-padded prefill where the session takes padded batches,
+    and are prefilled one by one where it does not. Steps are batched in either case.
+
+    Args:
+        session: any runtime.
+        prompts: token ids, at least one each.
+        options: how to choose and when to end.
+        on_token: called with (row, token) as soon as a token is chosen; not for stop tokens.
+
+    Returns:
+        One entry a prompt, in their order.
+
+    Raises:
+        UsageError: a prompt is empty.
+        ArtifactError: a token id lies outside the vocabulary (code ``session.token_id``).
+        ParityError: the model gave NaN or infinity (code ``session.nonfinite_logits``); no token
+            is ever chosen from such a row.
+    """
+    _check_prompts(prompts, session.vocab_size)
+    if not prompts:
+        return []
+    rows = [_start(index, prompt, options.seed, session) for index, prompt in enumerate(prompts)]
+    logits, state = _prefill(session, prompts, rows)
+    started = time.perf_counter()
+    active = rows
+    while True:
+        for row, row_logits in zip(active, logits, strict=True):
+            if row.finish_reason is None:
+                _advance(row, row_logits[: session.vocab_size], options, on_token)
+                row.decode_seconds = time.perf_counter() - started
+        unfinished = [row for row in active if row.finish_reason is None]
+        if not unfinished:
+            return [_finished(row) for row in rows]
+        # Dropping rows copies the state: worth it once half of the work would be for nothing.
+        if 2 * len(unfinished) <= len(active):
+            state = _select(session, state, [row.finish_reason is None for row in active])
+            active = unfinished
+        # A finished row that is still in the batch gets its last token again; nobody looks.
+        last = np.array([row.tokens[-1] if row.tokens else 0 for row in active], dtype=np.int64)
+        logits, state = session.step(last, state)
+
+
+def _start(index: int, prompt: Sequence[int], seed: int, session: Session) -> _Row:
+    seen = np.zeros(session.vocab_size, dtype=np.bool_)
+    seen[np.asarray(prompt, dtype=np.int64)] = True
+    return _Row(index, len(prompt), np.random.default_rng([seed, index]), seen)
+
+
+def _prefill(
+    session: Session, prompts: Sequence[Sequence[int]], rows: Sequence[_Row]
+) -> tuple[NDArray[np.float32], State]:
+    """Return the logits [B,V] at the end of each prompt, and the state there."""
+    lengths = np.array([len(prompt) for prompt in prompts])
+    if session.padded or (lengths == lengths[0]).all():
+        return _prefill_together(session, prompts, lengths, rows)
+    parts = [
+        _prefill_together(session, [prompt], lengths[[row.index]], [row])
+        for prompt, row in zip(prompts, rows, strict=True)
+    ]
+    arrays = [state.arrays() for _, state in parts]
+    joined = {name: np.concatenate([each[name] for each in arrays]) for name in arrays[0]}
+    return np.concatenate([logits for logits, _ in parts]), session.state_from_arrays(joined)
+
+
+def _prefill_together(
+    session: Session,
+    prompts: Sequence[Sequence[int]],
+    lengths: NDArray[np.int64],
+    rows: Sequence[_Row],
+) -> tuple[NDArray[np.float32], State]:
+    started = time.perf_counter()
+    valid = np.arange(lengths.max()) < lengths[:, None]
+    ids = np.zeros(valid.shape, dtype=np.int64)
+    ids[valid] = np.concatenate([np.asarray(prompt, dtype=np.int64) for prompt in prompts])
+    mask = valid.astype(np.int64) if session.padded else None
+    result = session.prefill(ids, attention_mask=mask)
+    # A copy: the logits of all other positions can be large, and are free to go.
+    last = result.logits[np.arange(len(prompts)), lengths - 1].copy()
+    for row in rows:
+        row.prefill_seconds = time.perf_counter() - started
+    return last, result.state
+
+
+def _advance(
+    row: _Row,
+    logits: NDArray[np.float32],
+    options: GenerateOptions,
+    on_token: Callable[[int, int], None] | None,
+) -> None:
+    """Choose the next token of one row, and see whether the row ends."""
+    _check_finite(logits, row)
+    token = choose(
+        logits,
+        np.flatnonzero(row.seen),
+        row.rng,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        repetition_penalty=options.repetition_penalty,
+    )
+    if token in options.stop:
+        row.finish_reason = "stop"
+        return
+    row.tokens.append(token)
+    row.seen[token] = True
+    if on_token is not None:
+        on_token(row.index, token)
+    if len(row.tokens) == options.max_new_tokens:
+        row.finish_reason = "length"
+
+
+def _select(session: Session, state: State, kept: list[bool]) -> State:
+    arrays = state.arrays()
+    return session.state_from_arrays({name: array[kept] for name, array in arrays.items()})
+
+
+def _finished(row: _Row) -> Generation:
+    assert row.finish_reason is not None
+    return Generation(
+        row.prompt_tokens, row.tokens, row.finish_reason, row.prefill_seconds, row.decode_seconds
+    )
+
+
+def _require(name: str, value: object, valid: bool, expected: str) -> None:
+    if not valid:
+        raise UsageError(
+            f"{name} is out of range",
+            hint=f"give {name} a value in the range named above",
+            code="usage.option_range",
+            tensor=name,
+            expected=expected,
+            found=value,
+        )
+
+
+def _check_prompts(prompts: Sequence[Sequence[int]], vocab_size: int) -> None:
+    for index, prompt in enumerate(prompts):
+        if not len(prompt):
+            raise UsageError(
+                f"prompt {index} is empty",
+                hint="give every prompt at least one token: the model continues, it cannot begin",
+                code="usage.empty_prompt",
+                expected="at least one token",
+                found=0,
+            )
+        for position, token in enumerate(prompt):
+            if not 0 <= token < vocab_size:
+                raise ArtifactError(
+                    f"token {position} of prompt {index} is not in the vocabulary",
+                    hint="use the tokenizer of this model, or ids from its vocabulary",
+                    code="session.token_id",
+                    tensor="input_ids",
+                    expected=f"0 to {vocab_size - 1}",
+                    found=token,
+                )
+
+
+def _check_finite(logits: NDArray[np.float32], row: _Row) -> None:
+    finite = np.isfinite(logits)
+    if not finite.all():
+        worst = int(finite.argmin())
+        position = row.prompt_tokens + len(row.tokens)
+        raise ParityError(
+            f"prompt {row.index} has a logit that is no number after {len(row.tokens)} new tokens",
+            hint="check the checkpoint for NaN weights; for float16, export with --dtype float32",
+            code="session.nonfinite_logits",
+            tensor="logits",
+            expected="finite values",
+            found=f"{logits[worst]} for token {worst} at position {position}",
+        )

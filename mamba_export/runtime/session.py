@@ -1,0 +1,230 @@
+"""One protocol for every runtime: prefill, step, and a state that stays where the runtime put it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Protocol
+
+from typing_extensions import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from mamba_export.errors import ArtifactError, UsageError
+from mamba_export.models.state import StateSpec
+
+Array = npt.NDArray[np.generic]
+Ids = npt.NDArray[np.int64]
+
+
+class State(Protocol):
+    """The recurrent state of a batch. It is a value: no call modifies it."""
+
+    @property
+    def batch(self) -> int:
+        """Rows."""
+
+    def arrays(self) -> dict[str, Array]:
+        """Copy the state out: arrays by :attr:`StateSpec.name`, batch first, canonical layouts."""
+
+
+class Result(NamedTuple):
+    """Logits, float32 [B,T,V] after a prefill and [B,V] after a step, and the state after them."""
+
+    logits: npt.NDArray[np.float32]
+    state: State
+
+
+class Session(Protocol):
+    """A model ready to run.
+
+    Attributes:
+        vocab_size: tokens that exist; logits may have more columns.
+        padded: ``prefill`` takes an attention_mask.
+        states: the state tensors.
+        eos_token_ids: tokens that end a text, perhaps none.
+    """
+
+    vocab_size: int
+    padded: bool
+    states: tuple[StateSpec, ...]
+    eos_token_ids: tuple[int, ...]
+
+    def initial_state(self, batch: int) -> State:
+        """Return the state before the first token: zeros."""
+
+    def state_from_arrays(self, arrays: Mapping[str, Array]) -> State:
+        """Return a state with the given values, as :meth:`State.arrays` returns them.
+
+        Raises:
+            ArtifactError: an array is missing, unknown, or has the wrong shape or dtype.
+        """
+
+    def prefill(
+        self, input_ids: Ids, state: State | None = None, *, attention_mask: Ids | None = None
+    ) -> Result:
+        """Run a sequence, or a chunk of one that continues from ``state``.
+
+        Args:
+            input_ids: [B,T] int64, T >= 1.
+            state: the state before it; None is the initial one.
+            attention_mask: [B,T] of 0 and 1, where the session is ``padded``; the ones of a row
+                must be adjacent.
+
+        Raises:
+            ArtifactError: a token id is out of range, or the state is of another batch.
+            UsageError: the mask is not usable, or the session takes none.
+            SessionError: the runtime failed.
+        """
+
+    def step(self, input_ids: Ids, state: State) -> Result:
+        """Run one token a row: input_ids [B] int64. Raises as :meth:`prefill`."""
+
+    def close(self) -> None:
+        """Release the runtime's memory."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+def open_session(
+    path: str | Path, *, runtime: str = "onnxruntime", threads: int | None = None
+) -> Session:
+    """Open a model to run it.
+
+    Args:
+        path: an artifact for ``onnxruntime``; a checkpoint for ``eager``, which runs it in float32.
+        runtime: ``onnxruntime`` or ``eager`` (PyTorch).
+        threads: CPU threads; None leaves the choice to the runtime.
+
+    Raises:
+        UsageError: the runtime is unknown.
+        MissingInputError, ArtifactError, CheckpointError: the model cannot be read.
+        CapabilityError: this machine cannot run it.
+        SessionError: the runtime failed to load it.
+    """
+    if runtime == "onnxruntime":
+        from mamba_export.graph.artifact import Artifact
+        from mamba_export.runtime.ort_session import OrtSession
+
+        return OrtSession(Artifact.load(path), threads=threads)
+    if runtime == "eager":
+        from mamba_export.runtime.torch_session import TorchSession
+
+        return TorchSession.open(path, threads=threads)
+    raise UsageError(
+        f"unknown runtime {runtime!r}",
+        "choose onnxruntime (an artifact) or eager (a checkpoint)",
+        code="usage.runtime",
+        expected="onnxruntime or eager",
+        found=runtime,
+    )
+
+
+def check_ids(input_ids: Ids, rows: int, *, rank: int) -> Ids:
+    """Return token ids as a contiguous int64 array.
+
+    Raises:
+        ArtifactError: wrong rank or dtype, an empty sequence, or an id out of range.
+    """
+    ids = np.asarray(input_ids)
+    if ids.ndim != rank or not np.issubdtype(ids.dtype, np.integer) or 0 in ids.shape[1:]:
+        raise ArtifactError(
+            "input_ids has the wrong shape or dtype",
+            "pass one int64 row of at least one token per sequence",
+            code="session.input_ids",
+            tensor="input_ids",
+            expected="int64 [batch,seqlen], seqlen >= 1" if rank == 2 else "int64 [batch]",
+            found=f"{ids.dtype} {list(ids.shape)}",
+        )
+    bad = np.argwhere((ids < 0) | (ids >= rows))
+    if bad.size:
+        at = tuple(int(i) for i in bad[0])
+        raise ArtifactError(
+            "a token id is out of range",
+            "tokenize with the tokenizer of this model",
+            code="session.token_id",
+            tensor=f"input_ids{list(at)}",
+            expected=f"0 to {rows - 1}",
+            found=int(ids[at]),
+        )
+    return np.ascontiguousarray(ids, dtype=np.int64)
+
+
+def check_mask(attention_mask: Ids, shape: tuple[int, ...]) -> Ids:
+    """Return an attention mask as int64.
+
+    Raises:
+        UsageError: its shape differs from the ids', it holds other values than 0 and 1, or a row
+            has padding between tokens.
+    """
+    mask = np.asarray(attention_mask)
+    problem = None
+    if mask.shape != shape:
+        problem = f"shape {list(mask.shape)}, expected {list(shape)}"
+    elif not np.isin(mask, (0, 1)).all():
+        problem = "values other than 0 and 1"
+    elif (np.abs(np.diff(mask.astype(np.int8), prepend=0, append=0, axis=1)).sum(1) > 2).any():
+        problem = "a row with padding between its tokens"
+    if problem:
+        raise UsageError(
+            f"attention_mask has {problem}",
+            "pad every row on its left or on its right",
+            code="usage.attention_mask",
+            found=problem,
+        )
+    return mask.astype(np.int64)
+
+
+def check_arrays(
+    arrays: Mapping[str, Array], states: tuple[StateSpec, ...]
+) -> tuple[int, dict[str, Array]]:
+    """Check the arrays of a state and return its batch and the arrays, contiguous.
+
+    Raises:
+        ArtifactError: an array is missing, unknown, or has the wrong shape or dtype.
+    """
+    names = {spec.name for spec in states}
+    wrong = sorted(names ^ set(arrays))
+    if wrong:
+        raise _state_error(wrong[0], "present" if wrong[0] in names else "absent", "the opposite")
+    batches = {array.shape[0] if array.ndim else None for array in arrays.values()}
+    batch = batches.pop()
+    if batches or batch is None:
+        raise _state_error("batch", "one batch size", sorted(map(str, {batch, *batches})))
+    for spec in states:
+        array = arrays[spec.name]
+        expected = (spec.dtype.numpy, (batch, *spec.shape))
+        if (array.dtype, array.shape) != expected:
+            found = f"{array.dtype} {list(array.shape)}"
+            raise _state_error(spec.name, f"{spec.dtype.value} {list(expected[1])}", found)
+    return batch, {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+
+
+def check_batch(state: State, rows: int) -> None:
+    """Check that a state belongs to a batch of ``rows``.
+
+    Raises:
+        ArtifactError: it does not.
+    """
+    if state.batch != rows:
+        raise _state_error("batch", rows, state.batch)
+
+
+def _state_error(name: str, expected: object, found: object) -> ArtifactError:
+    return ArtifactError(
+        "the state does not fit this model",
+        "use a state of the same artifact and batch",
+        code="session.state",
+        tensor=name,
+        expected=expected,
+        found=found,
+    )

@@ -1,0 +1,199 @@
+"""Every way to fail: its exit code, its fields, and nothing of a traceback."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+
+import pytest
+
+from mamba_export import errors
+from mamba_export_cli import errors as shown
+from mamba_export_cli.text import escaped, printable, size
+
+CLASSES = [
+    cls
+    for _, cls in inspect.getmembers(errors, inspect.isclass)
+    if issubclass(cls, errors.MambaExportError) and cls is not errors.MambaExportError
+]
+
+
+def test_every_error_class_has_an_exit_code() -> None:
+    assert set(shown.EXIT_CODES) == set(CLASSES)
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("fmt", ["human", "json"])
+def test_an_error_says_what_where_expected_found_and_fix(cli, library, cls, fmt: str) -> None:
+    error = cls(
+        "two tensors share bytes",
+        "fetch the file again",
+        code="checkpoint.overlap",
+        file="model.safetensors",
+        tensor="layers.3.A_log",
+        expected="disjoint ranges",
+        found=512,
+    )
+    error.__cause__ = OSError("disk on fire")
+    library.raises["load_checkpoint"] = error
+    found = cli("onnx", "source", "-o", "out", "--format", fmt)
+    assert found.code == shown.EXIT_CODES[cls]
+    if fmt == "human":
+        assert found.stdout == ""
+        assert found.stderr.splitlines() == [
+            "error[checkpoint.overlap]: two tensors share bytes",
+            f"{'  file: model.safetensors':<48}  tensor: layers.3.A_log",
+            f"{'  expected: disjoint ranges':<48}  found: 512",
+            "  cause: OSError: disk on fire",
+            "  fix: fetch the file again",
+        ]
+    else:
+        assert found.stderr == ""
+        assert found.json["error"] == {
+            "class": cls.__name__,
+            "exit_code": shown.EXIT_CODES[cls],
+            "code": "checkpoint.overlap",
+            "message": "two tensors share bytes",
+            "hint": "fetch the file again",
+            "file": "model.safetensors",
+            "tensor": "layers.3.A_log",
+            "expected": "disjoint ranges",
+            "found": "512",
+            "cause": "OSError: disk on fire",
+        }
+
+
+def test_a_subclass_has_the_exit_code_of_its_base() -> None:
+    class Narrow(errors.TrustError): ...
+
+    assert shown.exit_code(Narrow("no", code="trust.x")) == 77
+
+
+def test_only_present_fields_are_printed() -> None:
+    error = errors.BusyError("another export holds the target", code="busy.target")
+    assert shown.block(error) == "error[busy.target]: another export holds the target"
+
+
+def test_names_from_files_are_escaped_and_cut() -> None:
+    hostile = "\x1b]0;owned\x07\u202e\udc80[bold]" + "x" * 500
+    error = errors.CheckpointError("bad\nname", code="checkpoint.name", tensor=hostile)
+    block = shown.block(error)
+    assert block.isascii() is False or "…" in block
+    assert r"bad\nname" in block
+    assert r"\x1b]0;owned\x07\u202e\udc80[bold]" in block
+    assert len(escaped(hostile)) == 200
+    assert json.dumps(shown.document(error))
+
+
+@pytest.mark.parametrize("fmt", ["human", "json"])
+def test_any_other_exception_is_our_bug(cli, library, fmt: str) -> None:
+    library.raises["load_checkpoint"] = ZeroDivisionError("by zero")
+    found = cli("onnx", "source", "-o", "out", "--format", fmt)
+    assert found.code == 70
+    if fmt == "human":
+        assert "Traceback" in found.stderr
+        assert "error[internal]: ZeroDivisionError: by zero" in found.stderr
+        assert "please report it" in found.stderr
+    else:
+        facts = found.json["error"]
+        assert (facts["code"], facts["class"]) == ("internal", "ZeroDivisionError")
+        assert "Traceback" in facts["traceback"]
+
+
+ROWS = [
+    ("memory", MemoryError("too much"), 71, "resource.memory"),
+    ("no torch", ModuleNotFoundError("x", name="torch._C"), 69, "capability.missing_package"),
+    ("our module", ModuleNotFoundError("x", name="mamba_export.nothing"), 70, "internal"),
+]
+
+
+@pytest.mark.parametrize(("error", "code", "name"), [r[1:] for r in ROWS], ids=[r[0] for r in ROWS])
+def test_exceptions_whose_class_says_enough(cli, library, error, code: int, name: str) -> None:
+    library.raises["load_checkpoint"] = error
+    found = cli("onnx", "source", "-o", "out", "--format", "json")
+    assert found.code == code
+    assert found.json["error"]["code"] == name
+
+
+def test_a_missing_package_names_what_installs_it() -> None:
+    typed = shown.as_typed(ModuleNotFoundError("x", name="onnxscript"))
+    assert isinstance(typed, errors.CapabilityError)
+    assert "mamba-export[export]" in typed.hint
+
+
+def test_a_closed_pipe_is_no_failure_of_ours(cli, library) -> None:
+    library.raises["load_checkpoint"] = BrokenPipeError()
+    found = cli("onnx", "source", "-o", "out")
+    assert found.code == 141
+    assert found.stdout == found.stderr == ""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/dev/full is Linux's")
+@pytest.mark.parametrize("fmt", ["human", "json"])
+def test_a_full_disk_under_standard_output(fmt: str) -> None:
+    import subprocess
+    from pathlib import Path
+
+    root = Path(__file__).parents[2]
+    with Path("/dev/full").open("w") as full:
+        run = subprocess.run(
+            [sys.executable, "-m", "mamba_export_cli", "env", "--format", fmt],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env={"PYTHONPATH": f"{root}:{root / 'cli'}"},
+        )
+    assert run.returncode == 74
+    assert "Traceback" not in run.stderr
+    # As JSON, an error goes where the result goes: that is just what is full.
+    assert ("error[storage.stdout]" in run.stderr) == (fmt == "human")
+
+
+USAGE = [
+    ["nothing"],
+    ["--nothing"],
+    ["onnx"],
+    ["onnx", "source"],
+    ["onnx", "source", "-o", "out", "--dialect", "tensorrt"],
+    ["onnx", "source", "-o", "out", "--dtype", "float64"],
+    ["onnx", "source", "-o", "out", "--io-names", "mine"],
+    ["run", "tiny", "--prompt", "x", "--threads", "0"],
+    ["run", "tiny", "--prompt", "x", "--seed", "one"],
+    ["parity", "tiny"],
+    ["parity", "tiny", "--against", "x", "--reference", "vllm"],
+    ["parity", "tiny", "--against", "x", "--tokens", "0"],
+    ["inspect"],
+    ["env", "surplus"],
+]
+
+
+@pytest.mark.parametrize("arguments", USAGE, ids=" ".join)
+def test_wrong_options_end_with_2_before_any_work(cli, library, arguments: list[str]) -> None:
+    human = cli(*arguments)
+    assert human.code == 2
+    assert human.stdout == ""
+    assert human.stderr.startswith("error[usage.arguments]: ")
+    assert "--help" in human.stderr
+    program = cli(*arguments, "--format", "json")
+    assert program.code == 2
+    assert program.json["error"]["code"] == "usage.arguments"
+    assert library.calls == []
+
+
+def test_an_unknown_format_is_answered_for_people(cli) -> None:
+    found = cli("env", "--format", "yaml")
+    assert found.code == 2
+    assert "yaml" in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (5 << 30, "5.0 GiB")]
+)
+def test_sizes(count: int, text: str) -> None:
+    assert size(count) == text
+
+
+def test_printable_keeps_what_is_asked_for() -> None:
+    assert printable("a\n\x1b[2J", keep="\n") == "a\n\\x1b[2J"

@@ -1,0 +1,87 @@
+"""Signals: everything is cleaned up, even under a second one; the exit code says which."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+PROGRAM = """
+import sys, time
+import mamba_export
+from mamba_export_cli import main
+
+def load_checkpoint(source):
+    try:
+        print("working", flush=True)
+        time.sleep(60)
+    finally:
+        print("cleaning", flush=True)
+        time.sleep(0.3)
+        print("clean", flush=True)
+
+mamba_export.__dict__.update(
+    load_checkpoint=load_checkpoint, export=None, Dialect=None, IoNames=None
+)
+sys.argv[1:] = ["onnx", "source", "-o", "out"]
+main()
+"""
+
+
+def start(*, ignored: int | None = None) -> subprocess.Popen[str]:
+    def ignore() -> None:
+        if ignored is not None:
+            signal.signal(ignored, signal.SIG_IGN)
+
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'cli'}"},
+        preexec_fn=ignore,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "working\n"
+    return process
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_a_signal_cleans_up_first(number: signal.Signals, code: int) -> None:
+    process = start()
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=10)
+    assert stdout == "cleaning\nclean\n"
+    assert stderr == ""
+    assert process.returncode == code
+
+
+def test_a_second_signal_does_not_interrupt_the_clean_up() -> None:
+    process = start()
+    process.send_signal(signal.SIGINT)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "cleaning\n"
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
+    stdout, _ = process.communicate(timeout=10)
+    assert stdout == "clean\n"
+    assert process.returncode == 130
+
+
+def test_nohup_is_respected() -> None:
+    process = start(ignored=signal.SIGHUP)
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.3)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=10)
+    assert process.returncode == 143

@@ -1,0 +1,175 @@
+"""Rows of op inputs: one base case an op; each further row changes one thing and says why."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mamba_export.ops import (
+    Op,
+    causal_conv1d,
+    causal_conv1d_update,
+    selective_scan,
+    selective_state_update,
+    ssd_chunk_scan,
+    ssd_state_update,
+)
+
+
+@dataclass(frozen=True)
+class OpCase:
+    """One case: sizes by axis letter, attributes, and how values are drawn."""
+
+    name: str
+    op: Op
+    sizes: dict[str, int]
+    attributes: dict[str, Any]
+    dtype: torch.dtype = torch.float32
+    seqlens: tuple[int, ...] | None = None
+    initial_state: bool = True
+    dt_scale: tuple[float, float] = (1e-3, 1e-1)
+    why: str = ""
+
+    def but(self, name: str, why: str, **changes: Any) -> OpCase:
+        """Return this case with one thing changed; ``sizes`` and ``attributes`` are merged."""
+        merged = {
+            key: {**getattr(self, key), **value} if isinstance(value, dict) else value
+            for key, value in changes.items()
+        }
+        return replace(self, name=f"{self.op.torch_name}-{name}", why=why, **merged)
+
+    def inputs(self, seed: int = 0) -> list[Tensor]:
+        """Draw the inputs: N(0,1), A in -16..-1, dt log-uniform before the inverse softplus."""
+        generator = torch.Generator().manual_seed(seed)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator)
+
+        def uniform(low: float, high: float, *shape: int) -> Tensor:
+            return low + (high - low) * torch.rand(*shape, generator=generator)
+
+        tensors = []
+        for spec in self.op.inputs:
+            shape = [_size(axis, self.sizes) for axis in spec.axes]
+            if spec.name == "seqlens":
+                lengths = self.seqlens or (self.sizes["T"],) * self.sizes["B"]
+                tensors.append(torch.tensor(lengths, dtype=torch.int32))
+                continue
+            if spec.name == "A":
+                value = -uniform(1.0, 16.0, *shape)
+            elif spec.name == "dt_bias":
+                low, high = (math.log(bound) for bound in self.dt_scale)
+                step = torch.exp(uniform(low, high, *shape))
+                value = torch.log(torch.expm1(step)) if self.attributes["dt_softplus"] else step
+            elif spec.name == "dt":
+                value = 0.1 * normal(*shape)
+                if not self.attributes["dt_softplus"]:
+                    value = 1e-3 * value.abs()
+            elif spec.name.endswith("_state"):
+                value = normal(*shape) * float(self.initial_state)
+            else:
+                value = normal(*shape)
+            tensors.append(value.to(self.dtype if spec.element == "io" else torch.float32))
+        return tensors
+
+
+def _size(axis: str, sizes: dict[str, int]) -> int:
+    letter, _, less = axis.partition("-")
+    return sizes[letter] - int(less or 0)
+
+
+_CONV = OpCase("causal_conv1d-base", causal_conv1d, {"B": 2, "T": 13, "C": 10, "K": 4}, {"activation": "silu"})
+_SCAN = OpCase(
+    "selective_scan-base",
+    selective_scan,
+    {"B": 2, "T": 19, "D": 12, "N": 5, "G": 1},
+    {"dt_softplus": True, "gated": True, "reverse": False},
+)
+_SSD = OpCase(
+    "ssd_chunk_scan-base",
+    ssd_chunk_scan,
+    {"B": 2, "T": 37, "H": 6, "P": 7, "G": 2, "N": 5},
+    {"chunk_size": 8, "dt_softplus": True, "dt_min": 0.0, "dt_max": float("inf")},
+)
+_CONV_UPDATE = OpCase(
+    "causal_conv1d_update-base", causal_conv1d_update, {"B": 3, "C": 10, "K": 4}, {"activation": "silu"}
+)
+_SCAN_UPDATE = OpCase(
+    "selective_state_update-base",
+    selective_state_update,
+    {"B": 3, "D": 12, "N": 5, "G": 1},
+    {"dt_softplus": True, "gated": True},
+)
+_SSD_UPDATE = OpCase(
+    "ssd_state_update-base",
+    ssd_state_update,
+    {"B": 3, "H": 6, "P": 7, "G": 2, "N": 5},
+    {"dt_softplus": True, "dt_min": 0.0, "dt_max": float("inf")},
+)
+
+
+def _common(base: OpCase) -> list[OpCase]:
+    rows = [
+        base,
+        base.but("float16", "16-bit activations keep a float32 state", dtype=torch.float16),
+        base.but("bfloat16", "fewest mantissa bits", dtype=torch.bfloat16),
+        base.but("zero_state", "the first chunk of a sequence", initial_state=False),
+        base.but("batch_1", "no batch to hide a missing axis", sizes={"B": 1}, seqlens=None),
+    ]
+    if "T" in base.sizes:
+        rows += [
+            base.but("one_token", "prefill of one token equals a step", sizes={"T": 1}),
+            base.but("no_token", "the state passes through", sizes={"T": 0}),
+            base.but("two_tokens", "shorter than d_conv - 1", sizes={"T": 2}),
+            base.but("ragged", "padding changes nothing", seqlens=(base.sizes["T"] - 6, 1)),
+            base.but("empty_row", "a row of padding keeps its state", seqlens=(0, base.sizes["T"])),
+        ]
+    return rows
+
+
+_SSD_CHUNK = _SSD.attributes["chunk_size"]
+
+CASES: list[OpCase] = [
+    *_common(_CONV),
+    _CONV.but("width_2", "the smallest filter", sizes={"K": 2}),
+    _CONV.but("width_3", "MambaVision's filter", sizes={"K": 3}),
+    _CONV.but("linear", "no activation", attributes={"activation": "none"}),
+    *_common(_CONV_UPDATE),
+    _CONV_UPDATE.but("width_2", "the smallest filter", sizes={"K": 2}),
+    _CONV_UPDATE.but("linear", "no activation", attributes={"activation": "none"}),
+    *_common(_SCAN),
+    _SCAN.but("groups", "channels of a group share B and C", sizes={"G": 3}),
+    _SCAN.but("ungated", "z is ignored", attributes={"gated": False}),
+    _SCAN.but("raw_dt", "dt is used as it comes", attributes={"dt_softplus": False}),
+    _SCAN.but("reverse", "bidirectional backbones", attributes={"reverse": True}),
+    _SCAN.but(
+        "reverse_ragged",
+        "each row turns at its own length",
+        attributes={"reverse": True},
+        seqlens=(13, 19),
+    ),
+    _SCAN.but("large_dt", "softplus in its linear part, decay near 0", dt_scale=(5.0, 30.0)),
+    _SCAN.but("small_dt", "softplus without log1p loses this", dt_scale=(1e-6, 1e-4)),
+    *_common(_SCAN_UPDATE),
+    _SCAN_UPDATE.but("groups", "channels of a group share B and C", sizes={"G": 3}),
+    _SCAN_UPDATE.but("ungated", "z is ignored", attributes={"gated": False}),
+    _SCAN_UPDATE.but("small_dt", "softplus without log1p loses this", dt_scale=(1e-6, 1e-4)),
+    *_common(_SSD),
+    _SSD.but("one_group", "every head shares B and C", sizes={"G": 1}),
+    _SSD.but("group_a_head", "no sharing", sizes={"G": 6}),
+    _SSD.but("chunk_minus_1", "one short chunk", sizes={"T": _SSD_CHUNK - 1}),
+    _SSD.but("chunk", "one whole chunk", sizes={"T": _SSD_CHUNK}),
+    _SSD.but("chunk_plus_1", "a tail of one token", sizes={"T": _SSD_CHUNK + 1}),
+    _SSD.but("chunks", "no tail", sizes={"T": 4 * _SSD_CHUNK}),
+    _SSD.but("clamped", "a finite time_step_limit", attributes={"dt_min": 0.01, "dt_max": 0.05}),
+    _SSD.but("raw_dt", "dt is used as it comes", attributes={"dt_softplus": False}),
+    _SSD.but("large_dt", "a chunk that forgets everything", dt_scale=(5.0, 30.0)),
+    _SSD.but("small_dt", "softplus without log1p loses this", dt_scale=(1e-6, 1e-4)),
+    *_common(_SSD_UPDATE),
+    _SSD_UPDATE.but("clamped", "a finite limit", attributes={"dt_min": 0.01, "dt_max": 0.05}),
+    _SSD_UPDATE.but("small_dt", "softplus without log1p loses this", dt_scale=(1e-6, 1e-4)),
+]

@@ -1,0 +1,363 @@
+"""Generation on a session made of arithmetic: its text is known, its calls are counted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from mamba_export.errors import ArtifactError, MambaExportError, ParityError, UsageError
+from mamba_export.runtime.generate import GenerateOptions, Generation, generate
+from mamba_export.runtime.tokenizer import load_tokenizer
+
+VOCAB, PADDED_VOCAB, PRIME = 40, 48, 100_003
+
+
+@dataclass(frozen=True)
+class ToyState:
+    value: np.ndarray
+
+    @property
+    def batch(self) -> int:
+        return len(self.value)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {"past_key_values.0.recurrent_state": self.value}
+
+
+class ToyResult(NamedTuple):
+    logits: np.ndarray
+    state: ToyState
+
+
+class ToySession:
+    """A recurrence over integers, so that batches, padding and splits must agree exactly."""
+
+    states = ()
+    vocab_size = VOCAB
+
+    def __init__(self, *, padded: bool = False, poison: int | None = None) -> None:
+        self.padded = padded
+        self.poison = poison  # the number of steps after which row 0 gives NaN
+        self.prefills: list[tuple[int, ...]] = []
+        self.steps: list[int] = []
+
+    def initial_state(self, batch: int) -> ToyState:
+        return ToyState(np.ones(batch, dtype=np.int64))
+
+    def state_from_arrays(self, arrays: Mapping[str, np.ndarray]) -> ToyState:
+        return ToyState(arrays["past_key_values.0.recurrent_state"].copy())
+
+    def prefill(
+        self,
+        input_ids: np.ndarray,
+        state: ToyState | None = None,
+        *,
+        attention_mask: np.ndarray | None = None,
+    ) -> ToyResult:
+        assert input_ids.dtype == np.int64
+        assert attention_mask is None or self.padded
+        self.prefills.append(input_ids.shape)
+        mask = np.ones_like(input_ids) if attention_mask is None else attention_mask
+        value = (state or self.initial_state(len(input_ids))).value
+        logits = []
+        for position in range(input_ids.shape[1]):
+            value = np.where(mask[:, position], self._next(value, input_ids[:, position]), value)
+            logits.append(self._logits(value))
+        return ToyResult(np.stack(logits, axis=1), ToyState(value))
+
+    def step(self, input_ids: np.ndarray, state: ToyState) -> ToyResult:
+        assert input_ids.shape == (state.batch,)
+        self.steps.append(state.batch)
+        value = self._next(state.value, input_ids)
+        logits = self._logits(value)
+        if self.poison == len(self.steps):
+            logits[0, 7] = np.nan
+        return ToyResult(logits, ToyState(value))
+
+    @staticmethod
+    def _next(value: np.ndarray, token: np.ndarray) -> np.ndarray:
+        return (value * 7919 + token + 1) % PRIME
+
+    @staticmethod
+    def _logits(value: np.ndarray) -> np.ndarray:
+        logits = 3 * np.cos(np.outer(value, np.arange(1, PADDED_VOCAB + 1)))
+        logits[:, VOCAB:] = 99  # rows of the padded vocabulary, which must never win
+        return logits.astype(np.float32)
+
+
+PROMPTS = [[3, 1, 4], [1, 5], [9, 2, 6, 5, 3, 5], [8]]
+SAMPLED = {"temperature": 1.0, "seed": 3}
+
+
+def texts(generations: list[Generation]) -> list[list[int]]:
+    return [each.tokens for each in generations]
+
+
+def greedy_by_hand(prompt: list[int], steps: int) -> list[int]:
+    session, tokens = ToySession(), []
+    for _ in range(steps):
+        logits = session.prefill(np.array([prompt + tokens])).logits[0, -1, :VOCAB]
+        tokens.append(int(logits.argmax()))
+    return tokens
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_greedy_text_of_unequal_prompts(padded: bool) -> None:
+    session = ToySession(padded=padded)
+    found = generate(session, PROMPTS, GenerateOptions(max_new_tokens=9))
+    assert texts(found) == [greedy_by_hand(prompt, 9) for prompt in PROMPTS]
+    assert [each.finish_reason for each in found] == ["length"] * 4
+    assert [each.prompt_tokens for each in found] == [3, 2, 6, 1]
+    assert all(each.prefill_seconds > 0 and each.decode_seconds > 0 for each in found)
+    assert session.prefills == ([(4, 6)] if padded else [(1, 3), (1, 2), (1, 6), (1, 1)])
+    assert session.steps == [4] * 8, "decoding is one step for all rows, and none after the last"
+
+
+def test_equal_prompts_share_a_prefill_without_padding() -> None:
+    session = ToySession()
+    generate(session, [[1, 2], [3, 4]], GenerateOptions(max_new_tokens=1))
+    assert session.prefills == [(2, 2)]
+    assert session.steps == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        SAMPLED,
+        SAMPLED | {"top_k": 5},
+        SAMPLED | {"top_p": 0.7},
+        SAMPLED | {"repetition_penalty": 1.4},
+        {"repetition_penalty": 1.4},
+        SAMPLED | {"temperature": 40.0},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_row_does_not_depend_on_its_neighbours(options: dict[str, float], padded: bool) -> None:
+    settings = GenerateOptions(max_new_tokens=40, **options, stop=(5, 6, 7))
+    whole = generate(ToySession(padded=padded), PROMPTS, settings)
+    for row in range(len(PROMPTS)):
+        others = [prompt if index == row else [11, 12] for index, prompt in enumerate(PROMPTS)]
+        found = generate(ToySession(padded=padded), others, settings)[row]
+        assert found.tokens == whole[row].tokens
+        assert found.finish_reason == whole[row].finish_reason
+    assert all(token < VOCAB for tokens in texts(whole) for token in tokens)
+
+
+def test_a_seed_repeats_and_another_differs() -> None:
+    def text(seed: int) -> list[list[int]]:
+        options = GenerateOptions(max_new_tokens=20, temperature=1.0, seed=seed)
+        return texts(generate(ToySession(), [[1], [1]], options))
+
+    assert text(1) == text(1)
+    assert text(1) != text(2)
+    assert text(1)[0] != text(1)[1], "the same prompt twice is there to get two samples"
+
+
+def test_stop_tokens_end_a_row_and_are_left_out() -> None:
+    free = greedy_by_hand(PROMPTS[0], 12)
+    stop = next(token for token in free[4:] if token not in free[:4])
+    pushed: list[tuple[int, int]] = []
+    options = GenerateOptions(max_new_tokens=12, stop=(stop, 10**9))
+    (found,) = generate(
+        ToySession(), [PROMPTS[0]], options, lambda row, token: pushed.append((row, token))
+    )
+    assert found.finish_reason == "stop"
+    assert found.tokens == free[: free.index(stop)]
+    assert pushed == [(0, token) for token in found.tokens]
+
+
+def test_a_row_may_stop_at_once() -> None:
+    first = greedy_by_hand([3], 1)[0]
+    (found,) = generate(ToySession(), [[3]], GenerateOptions(stop=(first,)))
+    assert found.tokens == []
+    assert found.finish_reason == "stop"
+
+
+def test_finished_rows_are_dropped_once_they_are_half_of_the_batch() -> None:
+    options = GenerateOptions(max_new_tokens=40, temperature=5.0, stop=(1, 2, 3, 4, 5), seed=1)
+    session = ToySession()
+    found = generate(session, [[n] for n in range(8)], options)
+    lengths = [len(each.tokens) for each in found]
+    assert session.steps[0] == 8
+    assert session.steps[-1] < 8
+    assert sum(session.steps) < 8 * max(lengths)
+    alone = generate(ToySession(), [[n] for n in range(8)], options)
+    assert texts(alone) == texts(found)
+
+
+def test_tokens_arrive_while_the_text_grows() -> None:
+    seen: list[tuple[int, int]] = []
+    found = generate(
+        ToySession(),
+        PROMPTS[:2],
+        GenerateOptions(max_new_tokens=3),
+        lambda row, token: seen.append((row, token)),
+    )
+    assert [row for row, _ in seen] == [0, 1] * 3
+    assert [[t for r, t in seen if r == row] for row in (0, 1)] == texts(found)
+
+
+def test_no_prompts_no_work() -> None:
+    assert generate(ToySession(), [], GenerateOptions()) == []
+
+
+@pytest.mark.parametrize("options", [{}, SAMPLED], ids=["greedy", "sampled"])
+def test_nan_is_never_turned_into_a_token(options: dict[str, float]) -> None:
+    seen: list[int] = []
+    with pytest.raises(ParityError) as caught:
+        generate(
+            ToySession(poison=2),
+            [[1]],
+            GenerateOptions(max_new_tokens=9, **options),
+            lambda row, token: seen.append(token),
+        )
+    assert caught.value.code == "session.nonfinite_logits"
+    assert caught.value.found == "nan for token 7 at position 3"
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize("token", [-1, VOCAB, PADDED_VOCAB - 1, 2**70])
+def test_token_ids_outside_the_vocabulary(token: int) -> None:
+    session = ToySession()
+    with pytest.raises(ArtifactError) as caught:
+        generate(session, [[1], [2, token]], GenerateOptions())
+    assert caught.value.code == "session.token_id"
+    assert caught.value.found == token
+    assert "token 1 of prompt 1" in caught.value.message
+    assert not session.prefills
+
+
+OPTION_ROWS = [
+    ("max_new_tokens", 0),
+    ("temperature", -0.1),
+    ("temperature", float("nan")),
+    ("temperature", float("inf")),
+    ("top_k", -1),
+    ("top_p", 0.0),
+    ("top_p", 1.01),
+    ("top_p", float("nan")),
+    ("repetition_penalty", 0.0),
+    ("repetition_penalty", float("inf")),
+    ("seed", -1),
+    ("stop", (-1,)),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), OPTION_ROWS)
+def test_options_out_of_range(name: str, value: float) -> None:
+    with pytest.raises(UsageError) as caught:
+        GenerateOptions(**{"temperature": 1.0, name: value})
+    assert caught.value.code == "usage.option_range"
+    assert caught.value.tensor == name
+    assert caught.value.found is value
+
+
+@pytest.mark.parametrize(("name", "value"), [("top_k", 4), ("top_p", 0.5)])
+def test_sampling_limits_without_sampling(name: str, value: float) -> None:
+    with pytest.raises(UsageError) as caught:
+        GenerateOptions(**{name: value})
+    assert caught.value.code == "usage.sampling_conflict"
+    assert caught.value.tensor == name
+
+
+def test_an_empty_prompt() -> None:
+    with pytest.raises(MambaExportError) as caught:
+        generate(ToySession(), [[1], []], GenerateOptions())
+    assert caught.value.code == "usage.empty_prompt"
+
+
+# --- the tokenizer -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def byte_tokenizer(tmp_path_factory: pytest.TempPathFactory):
+    """256 tokens, one a byte: every character beyond ASCII is split."""
+    return _tokenizer(tmp_path_factory.mktemp("bytes"), byte_level=True)
+
+
+@pytest.fixture(scope="module")
+def fallback_tokenizer(tmp_path_factory: pytest.TempPathFactory):
+    """Bytes written as <0xE2>, as sentencepiece models do, and a decoder that strips a space."""
+    return _tokenizer(tmp_path_factory.mktemp("fallback"), byte_level=False)
+
+
+def _tokenizer(directory, *, byte_level: bool):
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers
+
+    if byte_level:
+        letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+        built = tokenizers.Tokenizer(models.BPE({c: i for i, c in enumerate(letters)}, []))
+        built.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        built.decoder = decoders.ByteLevel()
+    else:
+        words = [f"<0x{byte:02X}>" for byte in range(256)] + ["▁", "▁a", "b"]
+        vocab = {word: i for i, word in enumerate(words)}
+        built = tokenizers.Tokenizer(models.BPE(vocab, [], byte_fallback=True))
+        built.pre_tokenizer = pre_tokenizers.Metaspace()
+        built.decoder = decoders.Sequence(
+            [
+                decoders.Replace("▁", " "),
+                decoders.ByteFallback(),
+                decoders.Fuse(),
+                decoders.Strip(" ", 1, 0),
+            ]
+        )
+    built.add_special_tokens(["<end>"])
+    built.save(str(directory / "tokenizer.json"))
+    return load_tokenizer(directory)
+
+
+TEXTS = ["", "plain", "héllo wörld", "日本語 text", "😀😃 and 👩‍👩‍👧", "a\n\tb", " leading", "�"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("kind", ["byte", "fallback"])
+def test_streamed_text_is_the_whole_text(text: str, kind: str, request) -> None:
+    tokenizer = request.getfixturevalue(f"{kind}_tokenizer")
+    tokens = tokenizer.encode(text)
+    stream = tokenizer.stream()
+    parts = [stream.push(token) for token in tokens]
+    assert "".join(parts) + stream.finish() == tokenizer.decode(tokens)
+    if "�" not in text:
+        assert not any("�" in part for part in parts), "only whole characters are written"
+
+
+def test_streaming_bytes_that_are_no_text(byte_tokenizer) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        tokens = [int(token) for token in rng.integers(0, 256, 30)]
+        stream = byte_tokenizer.stream()
+        text = "".join(stream.push(token) for token in tokens) + stream.finish()
+        assert text == byte_tokenizer.decode(tokens)
+
+
+def test_invalid_bytes_are_not_held_back_for_ever(byte_tokenizer) -> None:
+    byte = byte_tokenizer.encode("é")[0]  # begins a character that never comes
+    stream = byte_tokenizer.stream()
+    assert "".join(stream.push(byte) for _ in range(50)).count("�") >= 47
+
+
+def test_special_tokens_are_no_text(byte_tokenizer) -> None:
+    special = byte_tokenizer.encode("<end>")
+    assert len(special) == 1
+    assert byte_tokenizer.decode(special) == ""
+
+
+def test_no_tokenizer(tmp_path) -> None:
+    assert load_tokenizer(tmp_path) is None
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"model": {}}'])
+def test_a_broken_tokenizer_file(tmp_path, content: str) -> None:
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(ArtifactError) as caught:
+        load_tokenizer(tmp_path)
+    assert caught.value.code == "artifact.tokenizer"
+    assert caught.value.file == str(tmp_path / "tokenizer.json")
