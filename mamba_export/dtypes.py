@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import builtins
 import enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-    import torch
+    from torch import dtype as TorchDType  # noqa: N812 - a member here is named torch
 
 
 class DType(enum.Enum):
@@ -33,21 +34,24 @@ class DType(enum.Enum):
         return self.numpy.itemsize
 
     @property
-    def is_float(self) -> bool:  # type: ignore[valid-type]  # `bool` is a member of this enum
+    def is_float(self) -> builtins.bool:
         """Whether this is a floating-point type."""
         return self in _FLOATS
 
     @property
-    def numpy(self) -> np.dtype:  # type: ignore[type-arg]  # the element type is the value
+    def numpy(self) -> np.dtype[Any]:
         """The numpy dtype; bfloat16 is the one of ml_dtypes."""
-        return np.dtype(ml_dtypes.bfloat16 if self is DType.bfloat16 else self.value)
+        dtype: np.dtype[Any] = np.dtype(
+            ml_dtypes.bfloat16 if self is DType.bfloat16 else self.value
+        )
+        return dtype
 
     @property
-    def torch(self) -> torch.dtype:
+    def torch(self) -> TorchDType:
         """The torch dtype. Imports torch."""
         import torch
 
-        dtype: torch.dtype = getattr(torch, self.value)
+        dtype: TorchDType = getattr(torch, self.value)
         return dtype
 
     @property
@@ -63,7 +67,7 @@ class DType(enum.Enum):
         return _SAFETENSORS[self]
 
     @classmethod
-    def from_torch(cls, dtype: torch.dtype) -> DType:
+    def from_torch(cls, dtype: TorchDType) -> DType:
         """Return the member for a torch dtype.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Every error this package raises on purpose: one class a stage, with what was wrong and how to fix it."""
+"""Every error this package raises on purpose: one class a stage, each with its remedy."""
 
 from __future__ import annotations
 

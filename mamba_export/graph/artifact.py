@@ -118,9 +118,7 @@ class Artifact:
                 found="a directory without a manifest" if path.is_dir() else "nothing",
             )
         try:
-            if file.stat().st_size > _MAX_MANIFEST:
-                raise ValueError("larger than any manifest")
-            manifest = Manifest.from_json(file.read_text(encoding="utf-8"))
+            manifest = Manifest.from_json(file.read_bytes()[:_MAX_MANIFEST].decode("utf-8"))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ArtifactError(
                 f"{MANIFEST} is malformed: {error}",

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
+from typing_extensions import Self
+
 from mamba_export.errors import BusyError, MambaExportError, OutputError, StorageError
 
 _OWNER = ".owner.json"
@@ -51,7 +53,7 @@ class AtomicDirectory:
         self.path = self.target
         self._lock: int | None = None
 
-    def __enter__(self) -> AtomicDirectory:
+    def __enter__(self) -> Self:
         self._check_target()
         parent = self.target.parent
         with storage_errors(parent):

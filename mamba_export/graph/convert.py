@@ -95,7 +95,7 @@ def convert(
 
 
 def _name_parameters(graph: ir.Graph, program: torch.export.ExportedProgram) -> None:
-    """Name initializers as the torch model does (a shared one by its first name); drop their data."""
+    """Name initializers as the torch model does, a shared one by its first name; drop data."""
     first: dict[int, str] = {}
     for name, tensor in program.state_dict.items():
         first.setdefault(id(tensor), name)
@@ -117,13 +117,13 @@ def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     return table
 
 
-def _linear(x: Any, weight: Any, bias: Any = None) -> Any:  # noqa: ANN401 - exporter's values
+def _linear(x: Any, weight: Any, bias: Any = None) -> Any:
     product = onnx_op.MatMul(x, onnx_op.Transpose(weight, perm=[1, 0]))
     return product if bias is None else onnx_op.Add(product, bias)
 
 
-def _rms_norm(x: Any, shape: Sequence[int], weight: Any = None, eps: float | None = None) -> Any:  # noqa: ANN401
+def _rms_norm(x: Any, shape: Sequence[int], weight: Any = None, eps: float = 1e-6) -> Any:
     if weight is None:
         ones = ir.tensor([1.0] * shape[0], dtype=x.dtype)
-        weight = onnx_op.Constant(value=ones)
+        weight = onnx_op.Constant(value=ir.to_proto(ones))
     return onnx_op.RMSNormalization(x, weight, axis=-1, epsilon=eps)

@@ -95,10 +95,9 @@ def _attach_bodies(model: ir.Model) -> None:
 def _static_sizes(op: Op, node: ir.Node) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for spec, value in zip(op.inputs, node.inputs, strict=True):
-        assert value is not None and value.shape is not None  # noqa: PT018 - the tracer set both
-        for axis, size in zip(spec.axes, value.shape, strict=True):
-            if isinstance(size, int) and "-" not in axis:
-                sizes[axis] = size
+        assert value is not None and value.shape is not None  # the tracer knows every shape
+        named = zip(spec.axes, value.shape, strict=True)
+        sizes |= {axis: n for axis, n in named if isinstance(n, int) and "-" not in axis}
     return sizes
 
 

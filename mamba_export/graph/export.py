@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
-import mamba_export
+from mamba_export import __version__
 from mamba_export.checkpoint import Checkpoint
 from mamba_export.dtypes import DType
 from mamba_export.errors import ExportError, UsageError
@@ -98,7 +98,8 @@ def export(
         directory.require(total_bytes(placements))
         files = {role: f"{role}.onnx" for role in graphs}
         for role, graph in graphs.items():
-            _write(directory.path / files[role], ir.serde.serialize_model(graph).SerializeToString())
+            proto = ir.serde.serialize_model(graph)
+            _write(directory.path / files[role], proto.SerializeToString(deterministic=True))
         hashes = {
             DATA_FILE: write_weights(
                 directory.path / DATA_FILE,
@@ -119,7 +120,7 @@ def export(
         for name in files.values():
             _check_graph(directory.path / name)
         manifest = Manifest(
-            tool_version=mamba_export.__version__,
+            tool_version=__version__,
             family=family,
             source={
                 "name": Path(str(checkpoint.source)).name,

@@ -27,13 +27,13 @@ class Family(Protocol):
 
     LAYOUTS: tuple[str, ...]
 
-    def config_from(self, checkpoint: Checkpoint) -> Any:  # noqa: ANN401 - the family's config
+    def config_from(self, checkpoint: Checkpoint) -> Any:
         """Read and check the config."""
 
-    def build(self, config: Any, dtype: DType) -> LanguageModel:  # noqa: ANN401
+    def build(self, config: Any, dtype: DType) -> LanguageModel:
         """Build the model with uninitialised weights."""
 
-    def tensor_shapes(self, config: Any) -> dict[str, tuple[int, ...]]:  # noqa: ANN401
+    def tensor_shapes(self, config: Any) -> dict[str, tuple[int, ...]]:
         """Return the tensors of one layer's mixer as stored."""
 
 

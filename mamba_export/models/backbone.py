@@ -81,9 +81,7 @@ class Block(nn.Module):
 class Backbone(nn.Module):
     """Embedding, blocks and final norm."""
 
-    def __init__(
-        self, config: BackboneConfig, mixers: Sequence[Mixer], dtype: torch.dtype
-    ) -> None:
+    def __init__(self, config: BackboneConfig, mixers: Sequence[Mixer], dtype: torch.dtype) -> None:
         super().__init__()
         self.embeddings = nn.Embedding(config.padded_vocab_size, config.d_model, dtype=dtype)
         self.layers = nn.ModuleList(Block(config, mixer, dtype) for mixer in mixers)
@@ -101,9 +99,7 @@ class LanguageModel(nn.Module):
         dtype: activation and matrix type.
     """
 
-    def __init__(
-        self, config: BackboneConfig, mixers: Sequence[Mixer], dtype: DType
-    ) -> None:
+    def __init__(self, config: BackboneConfig, mixers: Sequence[Mixer], dtype: DType) -> None:
         super().__init__()
         self.config = config
         self.dtype = dtype

@@ -58,7 +58,7 @@ class Geometry:
 
     # -- config ------------------------------------------------------------------------------
 
-    def key(self, ssm: str, hf: str) -> Any:  # noqa: ANN401 - JSON
+    def key(self, ssm: str, hf: str) -> Any:
         """Return the config's value, or None where it has none."""
         if self.layout == "transformers":
             return self.config.get(hf)
@@ -203,11 +203,11 @@ class Geometry:
         if value is None:
             value = defaults.get(self.layout, default)
         value = self.positive(value, key)
-        candidates = [value, *self.checkpoint.ambiguous.get(key, ())]
+        candidates: list[int] = [value, *self.checkpoint.ambiguous.get(key, ())]
         state = self.key("d_state", "state_size")
         if divides is not None and len(candidates) > 1 and state is not None:
             # The key stands twice in the file: the tensors decide.
-            value = next((c for c in candidates if c * state == divides), value)
+            value = next((int(c) for c in candidates if c * state == divides), value)
         if divides is not None and divides % value:
             raise self._mismatch(key, f"a divisor of {divides}", value, "not a divisor")
         return value

@@ -20,9 +20,9 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis of x [...,dim]."""
-        return functional.rms_norm(
-            x.float(), (self.weight.shape[0],), self.weight, self.eps
-        ).to(self.out_dtype)
+        return functional.rms_norm(x.float(), (self.weight.shape[0],), self.weight, self.eps).to(
+            self.out_dtype
+        )
 
 
 class LayerNorm(nn.Module):
@@ -90,9 +90,7 @@ class CausalConv1d(nn.Module):
         self.weight = nn.Parameter(torch.empty(channels, width, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(channels, dtype=dtype))
 
-    def forward(
-        self, x: Tensor, conv_state: Tensor, seqlens: Tensor | None
-    ) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor, conv_state: Tensor, seqlens: Tensor | None) -> tuple[Tensor, ...]:
         """Convolve x [B,T,C], or one token [B,C] when ``seqlens`` is None."""
         if seqlens is None:
             return causal_conv1d_update(x, self.weight, self.bias, conv_state, activation="silu")

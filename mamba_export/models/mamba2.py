@@ -1,4 +1,4 @@
-"""Mamba-2 (arXiv 2405.21060): state-spaces, transformers and raw Mistral (Codestral) checkpoints."""
+"""Mamba-2 (arXiv 2405.21060): state-spaces, transformers and raw Mistral checkpoints."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def config_from(checkpoint: Checkpoint) -> Mamba2Config:
     d_inner = geometry.size("mixer.out_proj.weight", 1)
     nheads = geometry.size("mixer.dt_bias", 0)
     keys = (geometry.size("mixer.conv1d.weight", 0) - d_inner) // 2
-    ngroups = geometry.count("ngroups", "n_groups", {"mamba_ssm": 1, "transformers": 8}, divides=keys)
+    ngroups = geometry.count("ngroups", "n_groups", {"mamba_ssm": 1}, default=8, divides=keys)
     geometry.assert_inner_width(d_inner)
     geometry.assert_divides("mixer.dt_bias", nheads, d_inner)
     geometry.assert_key("headdim", "head_dim", d_inner // nheads)

@@ -56,9 +56,7 @@ def valid_tokens(op: OpBuilder, x: ir.Value, seqlens: ir.Value) -> ir.Value:
     return op.Less(positions, op.Unsqueeze(op.Cast(seqlens, to=ir.DataType.INT64), [1]))
 
 
-def newest_columns(
-    op: OpBuilder, window: ir.Value, width: ir.Value, seqlens: ir.Value
-) -> ir.Value:
+def newest_columns(op: OpBuilder, window: ir.Value, width: ir.Value, seqlens: ir.Value) -> ir.Value:
     """Emit the conv state [B,C,K-1]: the K-1 rows of ``window`` that end each row's valid run.
 
     Args:

@@ -29,7 +29,7 @@ def causal_conv1d(
     *,
     activation: str,
 ) -> tuple[Tensor, Tensor]:
-    """Convolve each channel with its own causal filter: ``y_t = bias + sum_k weight[k] x_{t-K+1+k}``.
+    """Filter each channel causally: ``y_t = bias + sum_k weight[k] x_{t-K+1+k}``.
 
     Args:
         x: [B,T,C] raw inputs, before the activation.

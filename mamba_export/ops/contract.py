@@ -77,7 +77,7 @@ class AttributeSpec:
             return ir.AttributeType.FLOAT
         return ir.AttributeType.STRING if self.type is str else ir.AttributeType.INT
 
-    def encode(self, value: Any) -> int | float | str:  # noqa: ANN401 - a declared attribute value
+    def encode(self, value: Any) -> int | float | str:
         """Return ``value`` as an ONNX node carries it."""
         return int(value) if self.type is bool else typing.cast("int | float | str", value)
 
@@ -116,7 +116,7 @@ class Op:
         self._body: Body | None = None
         self._contrib: Body | None = None
 
-        def validated(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:  # noqa: ANN401
+        def validated(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
             self.validate(args)
             return typing.cast("tuple[Tensor, ...]", reference(*args, **kwargs))
 
@@ -125,7 +125,8 @@ class Op:
         )
         self.torch_op.register_fake(self._fake)
 
-    def __call__(self, *inputs: Tensor, **attributes: Any) -> tuple[Tensor, ...]:  # noqa: ANN401
+    def __call__(self, *inputs: Tensor, **attributes: Any) -> tuple[Tensor, ...]:
+        """Run the torch op: inputs by position, attributes by name."""
         return typing.cast("tuple[Tensor, ...]", self.torch_op(*inputs, **attributes))
 
     # -- torch -------------------------------------------------------------------------------
@@ -136,7 +137,7 @@ class Op:
         returns = ", ".join("Tensor" for _ in self.outputs)
         return f"({', '.join(arguments)}) -> ({returns})"
 
-    def _fake(self, *inputs: Tensor, **_: Any) -> tuple[Tensor, ...]:  # noqa: ANN401
+    def _fake(self, *inputs: Tensor, **_: Any) -> tuple[Tensor, ...]:
         by_name = dict(zip((spec.name for spec in self.inputs), inputs, strict=True))
         return tuple(
             torch.empty_like(by_name[source], memory_format=torch.contiguous_format)
@@ -210,7 +211,7 @@ class Op:
         opset = onnxscript.values.Opset(DOMAIN, VERSION)
         node = onnxscript.values.Op(opset, self.name, self.schema())
 
-        def translate(*inputs: Any, **attributes: Any) -> Any:  # noqa: ANN401 - exporter's values
+        def translate(*inputs: Any, **attributes: Any) -> Any:
             encoded = {s.name: s.encode(attributes[s.name]) for s in self.attributes}
             return node(*inputs, **encoded, **PLUGIN_ATTRIBUTES)
 
@@ -276,7 +277,7 @@ class Op:
 
 
 PLUGIN_ATTRIBUTES = {"plugin_namespace": DOMAIN, "plugin_version": str(VERSION)}
-"""Every node carries these: on TensorRT 10.15 and later only they make a plugin win over the body."""
+"""Every node carries these: since TensorRT 10.15 only they make a plugin win over the body."""
 
 
 def custom_op(name: str, *, outputs: Mapping[str, str]) -> Callable[[Callable[..., Any]], Op]:

@@ -99,9 +99,7 @@ def _(
     valid = op.Unsqueeze(body.valid_tokens(op, x, seqlens), [2])
     step = op.Where(valid, body.step_size(op, dt, dt_bias, dt_softplus=dt_softplus), 0.0)
     groups = op.Shape(B, start=2, end=3)
-    by_group = op.Concat(
-        op.Shape(x, end=2), groups, op.Div(op.Shape(x, start=2), groups), axis=0
-    )
+    by_group = op.Concat(op.Shape(x, end=2), groups, op.Div(op.Shape(x, start=2), groups), axis=0)
     operands = [
         op.Reshape(op.Mul(step, x32), by_group),
         op.Reshape(step, by_group),
@@ -123,11 +121,13 @@ def _(
         dtx, dt, B, C = inputs
         return emit_advance(op, dtx, dt, A_grouped, B, C, state)
 
-    names = ["state", "dtx", "dt", "B", "C"]
+    def float32(name: str) -> ir.Value:
+        return ir.Value(name=f"scan_{name}", type=ir.TensorType(ir.DataType.FLOAT))
+
     scan_body = op.builder.subgraph(
         token,
-        [ir.Value(name=f"scan_{n}", type=ir.TensorType(ir.DataType.FLOAT)) for n in names],
-        [ir.Value(name=f"scan_{n}_out", type=ir.TensorType(ir.DataType.FLOAT)) for n in ("state", "y")],
+        [float32(name) for name in ("state", "dtx", "dt", "B", "C")],
+        [float32(name) for name in ("state_out", "y")],
         name="selective_scan_token",
     )
     state, y = op.Scan(

@@ -116,7 +116,9 @@ def split_channels(op: OpBuilder, A: ir.Value, groups: ir.Value) -> ir.Value:
 def split_state(op: OpBuilder, ssm_state: ir.Value, groups: ir.Value) -> ir.Value:
     """Emit the view [B,G,D/G,N] of ``ssm_state`` [B,D,N]; sizes are explicit, so B may be 0."""
     channels = op.Div(op.Shape(ssm_state, start=1, end=2), groups)
-    shape = op.Concat(op.Shape(ssm_state, end=1), groups, channels, op.Shape(ssm_state, start=2), axis=0)
+    shape = op.Concat(
+        op.Shape(ssm_state, end=1), groups, channels, op.Shape(ssm_state, start=2), axis=0
+    )
     return op.Reshape(ssm_state, shape)
 
 

@@ -91,9 +91,7 @@ def _(
     # Shapes below: Q tokens a chunk, L chunks, R = H/G heads a group; heads are [G,R] throughout,
     # so that B and C broadcast over R instead of being repeated.
     x32 = body.to_float32(op, x)
-    step = body.step_size(
-        op, dt, dt_bias, dt_softplus=dt_softplus, dt_min=dt_min, dt_max=dt_max
-    )
+    step = body.step_size(op, dt, dt_bias, dt_softplus=dt_softplus, dt_min=dt_min, dt_max=dt_max)
     valid = op.Unsqueeze(body.valid_tokens(op, x, seqlens), [2])
     step = op.Where(valid, step, 0.0)
     dtx = op.Mul(op.Unsqueeze(step, [3]), x32)
@@ -114,9 +112,7 @@ def _(
     dtx = op.Transpose(
         cut(dtx, 4, groups, heads, op.Shape(x, start=3)), perm=[0, 1, 3, 4, 2, 5]
     )  # [B,L,G,R,Q,P]
-    log_decay = op.Transpose(
-        cut(log_decay, 3, groups, heads), perm=[0, 1, 3, 4, 2]
-    )  # [B,L,G,R,Q]
+    log_decay = op.Transpose(cut(log_decay, 3, groups, heads), perm=[0, 1, 3, 4, 2])  # [B,L,G,R,Q]
     dstate = op.Shape(B, start=3)
     B_chunks = op.Transpose(
         cut(body.to_float32(op, B), 4, groups, dstate), perm=[0, 1, 3, 4, 2]

@@ -89,9 +89,7 @@ def _(
     dt_max: float,
 ) -> Sequence[ir.Value]:
     x32 = body.to_float32(op, x)
-    step = body.step_size(
-        op, dt, dt_bias, dt_softplus=dt_softplus, dt_min=dt_min, dt_max=dt_max
-    )
+    step = body.step_size(op, dt, dt_bias, dt_softplus=dt_softplus, dt_min=dt_min, dt_max=dt_max)
     decay = op.Exp(op.Min(op.Mul(step, A), 0.0))
     dtx = op.Mul(op.Unsqueeze(step, [2]), x32)
     # Heads are split by group, [B,G,H/G,...], so that B and C broadcast instead of being repeated.

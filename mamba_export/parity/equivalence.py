@@ -89,10 +89,10 @@ def check_padded(
             padded[row, columns] = ids[row, :length]
             mask[row, columns] = 1
         batch = session.prefill(padded, attention_mask=mask)
-        arrays = batch.state.arrays()
+        arrays: Mapping[str, Array] = batch.state.arrays()
         for row, length in enumerate(lengths):
             alone = session.prefill(ids[row : row + 1, :length])
-            ours = {"logits": batch.logits[row : row + 1, mask[row] == 1]}
+            ours: dict[str, Array] = {"logits": batch.logits[row : row + 1, mask[row] == 1]}
             ours["logits"] = ours["logits"][..., : session.vocab_size]
             ours |= {name: array[row : row + 1] for name, array in arrays.items()}
             compared = compare_outputs(ours, _outputs(session, *alone), _limits(ours, limit))
@@ -146,5 +146,6 @@ def _unequal_lengths(batch: int, seqlen: int) -> list[int]:
 def _summary(name: str, results: Mapping[str, Comparison], limit: Tolerance, what: str) -> Check:
     failed = [f"{key}: {result.describe()}" for key, result in results.items() if not result.passed]
     key = max(results, key=lambda key: results[key].relative_rms)
-    detail = failed[0] if failed else f"{what}; worst: {key}"
+    worst = f"worst: {key}" if results[key].relative_rms else "identical"
+    detail = failed[0] if failed else f"{what}; {worst}"
     return Check(name, not failed, results[key].relative_rms, limit.relative_rms, detail)

@@ -82,9 +82,7 @@ class OrtSession:
         self._model = self._load(ort, "model", options)
         self._step = self._load(ort, "step", options) if "step" in manifest.graphs else None
 
-    def _load(
-        self, ort: Any, role: str, options: ort.SessionOptions  # noqa: ANN401 - the module
-    ) -> ort.InferenceSession:
+    def _load(self, ort: Any, role: str, options: ort.SessionOptions) -> ort.InferenceSession:
         path = self.artifact.graph(role)
         try:
             return ort.InferenceSession(
@@ -189,7 +187,7 @@ class OrtSession:
         return Result(logits.numpy(), OrtState(self.artifact, values, batch))
 
 
-def _ort_value(array: Array) -> Any:  # noqa: ANN401 - an OrtValue
+def _ort_value(array: Array) -> Any:
     import onnxruntime as ort
 
     return ort.OrtValue.ortvalue_from_numpy(array)

@@ -1,4 +1,4 @@
-"""One protocol for every runtime: prefill, step, and a state that stays where the runtime put it."""
+"""One protocol for every runtime: prefill, step, and a state that stays in the runtime."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Protocol
 
-from typing_extensions import Self
-
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import Self
 
 from mamba_export.errors import ArtifactError, UsageError
 from mamba_export.models.state import StateSpec

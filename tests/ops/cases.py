@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,7 +22,16 @@ from mamba_export.ops import (
 
 @dataclass(frozen=True)
 class OpCase:
-    """One case: sizes by axis letter, attributes, and how values are drawn."""
+    """One case: sizes by axis letter, attributes, and how values are drawn.
+
+    Attributes:
+        seqlens: valid tokens of each row; None for all of them.
+        initial_state: draw the incoming states, else they are 0.
+        dt_scale: the range of dt after softplus.
+        dt_noise: scatter of the raw dt from token to token. With little of it one decay repeats,
+            and so does its rounding: the ceilings of the tolerance table do not hold at length.
+        dt_burst: if not 0, dt of the tokens 8 to 71.
+    """
 
     name: str
     op: Op
@@ -32,6 +41,8 @@ class OpCase:
     seqlens: tuple[int, ...] | None = None
     initial_state: bool = True
     dt_scale: tuple[float, float] = (1e-3, 1e-1)
+    dt_noise: float = 0.1
+    dt_burst: float = 0.0
     why: str = ""
 
     def but(self, name: str, why: str, **changes: Any) -> OpCase:
@@ -66,9 +77,11 @@ class OpCase:
                 step = torch.exp(uniform(low, high, *shape))
                 value = torch.log(torch.expm1(step)) if self.attributes["dt_softplus"] else step
             elif spec.name == "dt":
-                value = 0.1 * normal(*shape)
+                value = self.dt_noise * normal(*shape)
                 if not self.attributes["dt_softplus"]:
                     value = 1e-3 * value.abs()
+                if self.dt_burst:
+                    value[:, 8:72] = self.dt_burst
             elif spec.name.endswith("_state"):
                 value = normal(*shape) * float(self.initial_state)
             else:
@@ -82,34 +95,50 @@ def _size(axis: str, sizes: dict[str, int]) -> int:
     return sizes[letter] - int(less or 0)
 
 
-_CONV = OpCase("causal_conv1d-base", causal_conv1d, {"B": 2, "T": 13, "C": 10, "K": 4}, {"activation": "silu"})
+# Sizes of a case differ pairwise, also those inside a body (D/G, H/G, chunks): a swapped pair of axes
+# must not go unseen.
+_CONV = OpCase(
+    "causal_conv1d-base",
+    causal_conv1d,
+    {"B": 5, "T": 13, "C": 10, "K": 4},
+    {"activation": "silu"},
+)
 _SCAN = OpCase(
     "selective_scan-base",
     selective_scan,
-    {"B": 2, "T": 19, "D": 12, "N": 5, "G": 1},
+    {"B": 6, "T": 19, "D": 12, "N": 5, "G": 1},
     {"dt_softplus": True, "gated": True, "reverse": False},
 )
 _SSD = OpCase(
     "ssd_chunk_scan-base",
     ssd_chunk_scan,
-    {"B": 2, "T": 37, "H": 6, "P": 7, "G": 2, "N": 5},
+    {"B": 5, "T": 77, "H": 12, "P": 7, "G": 3, "N": 6},
     {"chunk_size": 8, "dt_softplus": True, "dt_min": 0.0, "dt_max": float("inf")},
 )
 _CONV_UPDATE = OpCase(
-    "causal_conv1d_update-base", causal_conv1d_update, {"B": 3, "C": 10, "K": 4}, {"activation": "silu"}
+    "causal_conv1d_update-base",
+    causal_conv1d_update,
+    {"B": 5, "C": 10, "K": 4},
+    {"activation": "silu"},
 )
 _SCAN_UPDATE = OpCase(
     "selective_state_update-base",
     selective_state_update,
-    {"B": 3, "D": 12, "N": 5, "G": 1},
+    {"B": 6, "D": 12, "N": 5, "G": 1},
     {"dt_softplus": True, "gated": True},
 )
 _SSD_UPDATE = OpCase(
     "ssd_state_update-base",
     ssd_state_update,
-    {"B": 3, "H": 6, "P": 7, "G": 2, "N": 5},
+    {"B": 5, "H": 12, "P": 7, "G": 3, "N": 6},
     {"dt_softplus": True, "dt_min": 0.0, "dt_max": float("inf")},
 )
+
+
+def _ragged(case: OpCase) -> tuple[int, ...]:
+    """Return lengths of which no two rows share one, with the whole length last."""
+    batch, seqlen = case.sizes["B"], case.sizes["T"]
+    return (*(1 + row * (seqlen - 3) // batch for row in range(1, batch)), seqlen)
 
 
 def _common(base: OpCase) -> list[OpCase]:
@@ -118,29 +147,41 @@ def _common(base: OpCase) -> list[OpCase]:
         base.but("float16", "16-bit activations keep a float32 state", dtype=torch.float16),
         base.but("bfloat16", "fewest mantissa bits", dtype=torch.bfloat16),
         base.but("zero_state", "the first chunk of a sequence", initial_state=False),
-        base.but("batch_1", "no batch to hide a missing axis", sizes={"B": 1}, seqlens=None),
+        base.but("batch_1", "no batch to hide a missing axis", sizes={"B": 1}),
+        base.but("batch_0", "nothing in, nothing out", sizes={"B": 0}),
     ]
-    if "T" in base.sizes:
-        rows += [
-            base.but("one_token", "prefill of one token equals a step", sizes={"T": 1}),
-            base.but("no_token", "the state passes through", sizes={"T": 0}),
-            base.but("two_tokens", "shorter than d_conv - 1", sizes={"T": 2}),
-            base.but("ragged", "padding changes nothing", seqlens=(base.sizes["T"] - 6, 1)),
-            base.but("empty_row", "a row of padding keeps its state", seqlens=(0, base.sizes["T"])),
-        ]
-    return rows
+    if "T" not in base.sizes:
+        return rows
+    ragged = _ragged(base)
+    return [
+        *rows,
+        base.but("one_token", "prefill of one token equals a step", sizes={"T": 1}),
+        base.but("no_token", "the state passes through", sizes={"T": 0}),
+        base.but("two_tokens", "T = K - 2", sizes={"T": 2}),
+        base.but("three_tokens", "T = K - 1", sizes={"T": 3}),
+        base.but("ragged", "padding changes nothing", seqlens=ragged),
+        base.but("ragged_float16", "16 bits and padding", seqlens=ragged, dtype=torch.float16),
+        base.but("empty_row", "a row of padding keeps its state", seqlens=(0, *ragged[1:])),
+    ]
 
 
 _SSD_CHUNK = _SSD.attributes["chunk_size"]
+_CORPUS = "the standard corpus of the tolerance table"
+_CANCELS = "log(1 + exp) without log1p loses three digits"
+_CLAMP = {"dt_min": 0.01, "dt_max": 0.05}
 
 CASES: list[OpCase] = [
     *_common(_CONV),
     _CONV.but("width_2", "the smallest filter", sizes={"K": 2}),
     _CONV.but("width_3", "MambaVision's filter", sizes={"K": 3}),
     _CONV.but("linear", "no activation", attributes={"activation": "none"}),
+    _CONV.but("one_channel", "a size of 1 broadcasts unseen", sizes={"C": 1}),
+    _CONV.but("corpus", _CORPUS, sizes={"T": 1025, "C": 17}),
     *_common(_CONV_UPDATE),
     _CONV_UPDATE.but("width_2", "the smallest filter", sizes={"K": 2}),
+    _CONV_UPDATE.but("width_3", "MambaVision's filter", sizes={"K": 3}),
     _CONV_UPDATE.but("linear", "no activation", attributes={"activation": "none"}),
+    _CONV_UPDATE.but("corpus", _CORPUS, sizes={"B": 31, "C": 257}),
     *_common(_SCAN),
     _SCAN.but("groups", "channels of a group share B and C", sizes={"G": 3}),
     _SCAN.but("ungated", "z is ignored", attributes={"gated": False}),
@@ -150,26 +191,72 @@ CASES: list[OpCase] = [
         "reverse_ragged",
         "each row turns at its own length",
         attributes={"reverse": True},
-        seqlens=(13, 19),
+        seqlens=_ragged(_SCAN),
     ),
+    _SCAN.but("one_state", "Mamba with N = 1 exists in vision", sizes={"N": 1}),
+    _SCAN.but("one_channel", "a size of 1 broadcasts unseen", sizes={"D": 1}),
+    _SCAN.but("wide_state", "2^k + 1 states: a vector tail", sizes={"N": 33}),
     _SCAN.but("large_dt", "softplus in its linear part, decay near 0", dt_scale=(5.0, 30.0)),
-    _SCAN.but("small_dt", "softplus without log1p loses this", dt_scale=(1e-6, 1e-4)),
+    _SCAN.but("dt_near_11", "exp(-dt) still counts in float32", dt_scale=(10.2, 12.0)),
+    _SCAN.but("small_dt", _CANCELS, dt_scale=(1e-6, 1e-4)),
+    _SCAN.but("corpus", _CORPUS, sizes={"B": 2, "T": 1000, "D": 24, "N": 16}, dt_noise=1.0),
     *_common(_SCAN_UPDATE),
     _SCAN_UPDATE.but("groups", "channels of a group share B and C", sizes={"G": 3}),
     _SCAN_UPDATE.but("ungated", "z is ignored", attributes={"gated": False}),
-    _SCAN_UPDATE.but("small_dt", "softplus without log1p loses this", dt_scale=(1e-6, 1e-4)),
+    _SCAN_UPDATE.but("raw_dt", "dt is used as it comes", attributes={"dt_softplus": False}),
+    _SCAN_UPDATE.but("one_state", "a size of 1 broadcasts unseen", sizes={"N": 1}),
+    _SCAN_UPDATE.but("dt_near_11", "exp(-dt) still counts in float32", dt_scale=(10.2, 12.0)),
+    _SCAN_UPDATE.but("small_dt", _CANCELS, dt_scale=(1e-6, 1e-4)),
+    _SCAN_UPDATE.but("corpus", _CORPUS, sizes={"B": 31, "D": 257, "N": 16}),
     *_common(_SSD),
     _SSD.but("one_group", "every head shares B and C", sizes={"G": 1}),
-    _SSD.but("group_a_head", "no sharing", sizes={"G": 6}),
+    _SSD.but("group_a_head", "no sharing", sizes={"G": 12}),
+    _SSD.but("one_head", "sizes of 1 broadcast unseen", sizes={"H": 1, "G": 1}),
+    _SSD.but("headdim_1", "a size of 1 broadcasts unseen", sizes={"P": 1}),
+    _SSD.but("one_state", "a size of 1 broadcasts unseen", sizes={"N": 1}),
     _SSD.but("chunk_minus_1", "one short chunk", sizes={"T": _SSD_CHUNK - 1}),
     _SSD.but("chunk", "one whole chunk", sizes={"T": _SSD_CHUNK}),
     _SSD.but("chunk_plus_1", "a tail of one token", sizes={"T": _SSD_CHUNK + 1}),
-    _SSD.but("chunks", "no tail", sizes={"T": 4 * _SSD_CHUNK}),
-    _SSD.but("clamped", "a finite time_step_limit", attributes={"dt_min": 0.01, "dt_max": 0.05}),
+    _SSD.but("chunks", "no tail", sizes={"T": 9 * _SSD_CHUNK}),
+    _SSD.but("chunk_of_1", "every token is a chunk", attributes={"chunk_size": 1}),
+    _SSD.but("clamped", "a finite time_step_limit", attributes=_CLAMP),
     _SSD.but("raw_dt", "dt is used as it comes", attributes={"dt_softplus": False}),
     _SSD.but("large_dt", "a chunk that forgets everything", dt_scale=(5.0, 30.0)),
-    _SSD.but("small_dt", "softplus without log1p loses this", dt_scale=(1e-6, 1e-4)),
+    _SSD.but("dt_near_11", "exp(-dt) still counts in float32", dt_scale=(10.2, 12.0)),
+    _SSD.but("small_dt", _CANCELS, dt_scale=(1e-6, 1e-4)),
+    _SSD.but(
+        "dt_burst",
+        "differences of one prefix sum lose two digits",
+        sizes={"B": 2, "T": 512},
+        attributes={"chunk_size": 256},
+        dt_burst=20.0,
+    ),
+    _SSD.but(
+        "corpus",
+        _CORPUS,
+        sizes={"B": 2, "T": 1025, "P": 16, "N": 24},
+        attributes={"chunk_size": 64},
+        dt_noise=1.0,
+    ),
     *_common(_SSD_UPDATE),
-    _SSD_UPDATE.but("clamped", "a finite limit", attributes={"dt_min": 0.01, "dt_max": 0.05}),
-    _SSD_UPDATE.but("small_dt", "softplus without log1p loses this", dt_scale=(1e-6, 1e-4)),
+    _SSD_UPDATE.but("one_group", "every head shares B and C", sizes={"G": 1}),
+    _SSD_UPDATE.but("group_a_head", "no sharing", sizes={"G": 12}),
+    _SSD_UPDATE.but("headdim_1", "a size of 1 broadcasts unseen", sizes={"P": 1}),
+    _SSD_UPDATE.but("clamped", "a finite limit", attributes=_CLAMP),
+    _SSD_UPDATE.but("raw_dt", "dt is used as it comes", attributes={"dt_softplus": False}),
+    _SSD_UPDATE.but("dt_near_11", "exp(-dt) still counts in float32", dt_scale=(10.2, 12.0)),
+    _SSD_UPDATE.but("small_dt", _CANCELS, dt_scale=(1e-6, 1e-4)),
+    _SSD_UPDATE.but("corpus", _CORPUS, sizes={"B": 3, "H": 24, "P": 32, "N": 64}),
 ]
+
+ROWS: dict[str, OpCase] = {case.name: case for case in CASES}
+assert len(ROWS) == len(CASES), "two rows share a name"
+
+
+def small_corpus(dtype: torch.dtype) -> list[OpCase]:
+    """Return the standard corpus rows of every op in ``dtype``."""
+    return [
+        replace(case, name=f"{case.name}-{str(dtype).removeprefix('torch.')}", dtype=dtype)
+        for case in CASES
+        if case.name.endswith("-corpus")
+    ]

@@ -201,6 +201,41 @@ def a_zero_reference_is_compared_absolutely(c: Comparator) -> None:
 
 
 @probe
+def a_figure_at_its_limit_passes(c: Comparator) -> None:
+    ours, reference = np.array([1.5]), np.array([1.0])
+    assert c.metrics.compare(ours, reference, Tolerance(0.5, 0.5)).passed
+    assert c.metrics.compare(np.array([0.5]), np.zeros(1), Tolerance(0.5, 0.5)).passed
+
+
+@probe
+def a_failure_is_described(c: Comparator) -> None:
+    assert c.metrics.compare(noise(2), noise(3), LOOSE).describe() == "shape [2] instead of [3]"
+    line = c.metrics.compare(np.array([1.5]), np.array([1.0]), Tolerance(0.5, 0.5)).describe()
+    assert "would pass with Tolerance(0.5, 0.5)" in line
+    try:
+        c.metrics.assert_close(noise(2), noise(3), LOOSE, name="ssm_state")
+    except ParityError as error:
+        assert error.message.startswith("ssm_state differs")
+    try:
+        c.metrics.compare_outputs({"z": noise(2)}, {"y": noise(2)}, {"y": LOOSE})
+    except ParityError as error:
+        assert (error.expected, error.found) == (["y"], ["z"])
+
+
+@probe
+def a_series_is_in_units_of_the_whole_reference(c: Comparator) -> None:
+    reference = np.full((2, 3, 4), 2.0)
+    reference[:, 1] = 4.0
+    ours = reference.copy()
+    ours[0, 1, 3] += 1.0
+    expected = np.sqrt(1 / 8) / np.sqrt(np.mean(reference**2))
+    series = c.metrics.error_series(ours, reference, axis=1)
+    assert np.allclose(series, [0, expected, 0], rtol=1e-12, atol=0)
+    zeros = np.zeros((2, 3, 4))
+    assert c.metrics.error_series(zeros + 0.25, zeros, axis=1) == [0.25] * 3
+
+
+@probe
 def float32_differences_are_seen(c: Comparator) -> None:
     reference = 1 + 0.1 * noise(500)
     result = c.metrics.compare(reference * np.float32(1 + 1e-5), reference, TIGHT)
@@ -329,6 +364,48 @@ def divergence_has_a_direction(c: Comparator) -> None:
     reference, ours = np.log([[0.5, 0.5]]), np.log([[0.9, 0.1]])
     expected = 0.5 * np.log(0.5 / 0.9) + 0.5 * np.log(0.5 / 0.1)
     assert abs(c.distributions.divergence(ours, reference).mean_kl - expected) < 1e-12
+
+
+@probe
+def divergence_is_per_token(c: Comparator) -> None:
+    reference, ours = noise(2, 5, 7), noise(2, 5, 7)
+    ours[1, 3, 4] += 1.0
+    p = np.exp(reference.astype(np.float64))
+    p /= p.sum(axis=-1, keepdims=True)
+    q = np.exp(ours.astype(np.float64))
+    q /= q.sum(axis=-1, keepdims=True)
+    kl = (p * np.log(p / q)).sum(axis=-1)
+    found = c.distributions.divergence(ours, reference)
+    assert abs(found.max_kl - kl[1, 3]) < 1e-12
+    assert abs(found.mean_kl - kl[1, 3] / 10) < 1e-12
+    assert kl[1, 3] / 2 < found.tail_kl < kl[1, 3]
+    spread = np.sqrt((p * np.log(p / q) ** 2).sum(axis=-1).mean())
+    assert abs(found.log_prob_rms - spread) < 1e-12
+
+
+@probe
+def large_logits_do_not_overflow(c: Comparator) -> None:
+    logits = np.array([[[1000.0, 999.0, -1000.0]]])
+    expected = -np.log1p(np.exp(-1.0))
+    assert abs(c.distributions.log_softmax(logits)[0, 0, 0] - expected) < 1e-12
+
+
+@probe
+def the_margin_is_between_the_two_best(c: Comparator) -> None:
+    # Among many tokens, far from 1 in size: neither order nor scale may matter.
+    for scale in (1e-3, 1e3):
+        reference = scale * noise(2, 3, 50, dtype=np.float64)
+        best = np.sort(reference, axis=-1)
+        gap = (best[..., -1] - best[..., -2])[..., None]
+        rms = np.sqrt(np.mean(reference**2))
+        for part, tied in ((0.49, False), (0.51, True)):
+            shift = np.zeros(reference.shape)
+            np.put_along_axis(shift, reference.argmin(-1)[..., None], part * gap, axis=-1)
+            found = c.distributions.on_margin(reference + shift, reference, max_error=1e3)
+            assert (found == tied).all()
+            cap = part * gap.max() / rms
+            capped = c.distributions.on_margin(reference + shift, reference, 0.99 * cap)
+            assert capped.sum() == found.sum() - tied
 
 
 @probe

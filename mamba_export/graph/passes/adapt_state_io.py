@@ -85,7 +85,7 @@ def _constant(graph: ir.Graph, name: str, values: list[int]) -> ir.Value:
         name=name,
         const_value=tensor,
         type=ir.TensorType(tensor.dtype),
-        shape=ir.Shape(tensor.shape),
+        shape=ir.Shape(tensor.shape.numpy()),
     )
     graph.register_initializer(value)
     return value

@@ -23,12 +23,15 @@ class DecomposeRMSNormalizationPass(ir.passes.InPlacePass):
 
 def _decompose(graph: ir.Graph, node: ir.Node) -> None:
     x, scale, output = node.inputs[0], node.inputs[1], node.outputs[0]
-    assert x is not None and x.dtype is not None  # noqa: PT018 - both come from the tracer
+    assert x is not None and x.dtype is not None
     tape = ir.tape.Tape()
 
     def constant(name: str, value: ir.TensorProtocol) -> ir.Value:
         initializer = ir.Value(name=f"{node.name}_{name}", const_value=value)
-        initializer.type, initializer.shape = ir.TensorType(value.dtype), ir.Shape(value.shape)
+        initializer.type, initializer.shape = (
+            ir.TensorType(value.dtype),
+            ir.Shape(value.shape.numpy()),
+        )
         graph.register_initializer(initializer)
         return initializer
 

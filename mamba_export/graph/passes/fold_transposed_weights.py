@@ -46,7 +46,7 @@ class FoldTransposedWeightsPass(ir.passes.InPlacePass):
 
     def _use_gemm(self, graph: ir.Graph, value: ir.Value, transpose: ir.Node) -> None:
         assert value.shape is not None  # parameters have static shapes
-        rows, columns = (int(size) for size in value.shape)
+        rows, columns = value.shape.numpy()
         for use in list(transpose.outputs[0].uses()):
             product = use.node
             left, output = product.inputs[0], product.outputs[0]

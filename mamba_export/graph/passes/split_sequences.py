@@ -26,17 +26,22 @@ def _replace(graph: ir.Graph, node: ir.Node) -> bool:
     if source is None or length is None:
         return False
     readers = [use.node for use in node.outputs[0].uses()]
-    positions = [ir.convenience.get_const_tensor(reader.inputs[1]) for reader in readers]
-    if any(r.op_type != "SequenceAt" for r in readers) or any(p is None for p in positions):
+    if any(reader.op_type != "SequenceAt" for reader in readers):
         return False
+    positions: list[int] = []
+    for reader in readers:
+        index = reader.inputs[1]
+        constant = ir.convenience.get_const_tensor(index) if index is not None else None
+        if constant is None:
+            return False
+        positions.append(int(constant.numpy()))
     axis = node.attributes.get_int("axis", 0)
     parts = length.numpy().size
     split = ir.node("Split", [source, sizes], {"axis": axis}, num_outputs=parts, name=node.name)
     split.metadata_props.update(node.metadata_props)
     graph.insert_before(node, split)
     for reader, position in zip(readers, positions, strict=True):
-        assert position is not None  # checked above
-        part = split.outputs[int(position.numpy())]
+        part = split.outputs[position]
         part.type, part.shape, part.name = (
             reader.outputs[0].type,
             reader.outputs[0].shape,

@@ -17,10 +17,13 @@ class StaticReshapesPass(ir.passes.InPlacePass):
         """Rewrite the main graph; nodes that lose their last reader stay for a later pass."""
         modified = False
         for node in list(model.graph):
-            if node.op_type != "Reshape" or node.domain or node.inputs[0] is None:
+            if node.op_type != "Reshape" or node.domain:
                 continue
-            target = _target(node.inputs[0].shape, node.outputs[0].shape)
-            if target is None or ir.convenience.get_const_tensor(node.inputs[1]) is not None:
+            source, shape = node.inputs
+            if source is None or shape is None:
+                continue
+            target = _target(source.shape, node.outputs[0].shape)
+            if target is None or ir.convenience.get_const_tensor(shape) is not None:
                 continue
             constant = ir.node(
                 "Constant", [], {"value": ir.tensor(target, dtype=ir.DataType.INT64)}

@@ -1,0 +1,147 @@
+"""`check_parity` on exported artifacts: right ones against every reference, and tampered ones."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from mamba_export.checkpoint import load_checkpoint
+from mamba_export.dtypes import DType
+from mamba_export.errors import CapabilityError, UsageError
+from mamba_export.graph.export import Dialect, export
+from mamba_export.parity import ParityReport, Reference, check_parity
+from mamba_export.parity.check import compare_session
+from mamba_export.parity.references import load_reference
+from mamba_export.runtime.torch_session import TorchSession
+from tests.factory import write_transformers
+
+FAMILIES = ("mamba", "mamba2", "falcon_mamba")
+HAS_TRANSFORMERS = importlib.util.find_spec("transformers") is not None
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A checkpoint of three layers and its artifact."""
+    directory = tmp_path_factory.mktemp(request.param)
+    source = write_transformers(directory / "source", request.param, n_layer=3)
+    artifact = export(load_checkpoint(source), directory / "artifact", step=True, padded=True)
+    return source, artifact.path
+
+
+def run(source: Path, artifact: Path, **changes: Any) -> ParityReport:
+    return check_parity(artifact, source, **{"tokens": 40, "steps": 8, **changes})
+
+
+@pytest.mark.parametrize("reference", ["eager", "oracle", "transformers"])
+def test_an_artifact_passes(exported: tuple[Path, Path], reference: str) -> None:
+    if reference == "transformers" and not HAS_TRANSFORMERS:
+        pytest.skip("transformers is an optional dependency")
+    report = run(*exported, reference=Reference(reference))
+    assert report.passed, report.failures
+    assert report.prompt == "random token ids, seed 0"
+    names = [check.name for check in report.checks]
+    assert names[:4] == [
+        "scan nodes (model)",
+        "carried states (model)",
+        "scan nodes (step)",
+        "carried states (step)",
+    ]
+    assert names[-4:] == ["prefill = steps", "prefill = chunks", "padded = alone", "greedy tokens"]
+    assert report.memory_effect > 1e-3, "the recurrence is invisible: this test proves nothing"
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("mamba_ssm") is not None, reason="mamba_ssm may run on this machine"
+)
+def test_mamba_ssm_says_what_is_missing(exported: tuple[Path, Path]) -> None:
+    with pytest.raises(CapabilityError) as caught:
+        run(*exported, reference=Reference.mamba_ssm)
+    assert caught.value.code == "parity.no_mamba_ssm"
+    assert "mamba_ssm" in caught.value.message
+
+
+def test_given_prompts_are_used_and_checked(exported: tuple[Path, Path]) -> None:
+    report = run(*exported, prompt_ids=[[1, 2, 3, 4, 5]])
+    assert report.passed, report.failures
+    assert (report.batch, report.tokens, report.prompt) == (1, 5, "given token ids")
+    for wrong in ([1, 2], [[1, 101]], [[-1]], [[]]):
+        with pytest.raises(UsageError) as caught:
+            run(*exported, prompt_ids=wrong)
+        assert caught.value.code == "parity.prompt"
+
+
+def tamper(artifact: Path, pattern: str, change: Callable[[Any], Any]) -> None:
+    """Change the values of the one initializer whose name holds the pattern."""
+    graph = onnx.load(artifact / "model.onnx", load_external_data=False).graph
+    found = [tensor for tensor in graph.initializer if pattern in tensor.name]
+    assert len(found) == 1, [tensor.name for tensor in graph.initializer]
+    place = {entry.key: entry.value for entry in found[0].external_data}
+    data = np.memmap(artifact / place["location"], np.float32, "r+", int(place["offset"]))
+    count = int(place["length"]) // 4
+    data[:count] = change(np.array(data[:count]))
+    data.flush()
+
+
+@pytest.mark.parametrize("layer", [0, 2])
+def test_a_wrong_weight_is_placed_in_its_layer(layer: int, tmp_path: Path) -> None:
+    source = write_transformers(tmp_path / "source", "mamba2", n_layer=3)
+    artifact = export(load_checkpoint(source), tmp_path / "artifact").path
+    tamper(artifact, f"layers.{layer}.mixer.in_proj.weight", lambda values: values * 1.001)
+    report = run(source, artifact)
+    assert not report.passed
+    assert report.first_divergent_layer == layer
+
+
+def test_weights_rounded_to_bfloat16_are_seen(tmp_path: Path) -> None:
+    source = write_transformers(tmp_path / "source", "mamba", n_layer=2)
+    artifact = export(load_checkpoint(source), tmp_path / "artifact").path
+    tamper(
+        artifact,
+        "norm_f.weight",
+        lambda values: values.astype(ml_dtypes.bfloat16).astype(np.float32),
+    )
+    report = run(source, artifact)
+    assert not report.passed
+    assert report.first_divergent_layer is None
+    assert [row.title for row in report.outputs if not row.passed] == ["logits"]
+
+
+@pytest.mark.parametrize("dialect", list(Dialect), ids=lambda dialect: dialect.value)
+def test_a_float16_artifact_passes_its_own_limits(dialect: Dialect, tmp_path: Path) -> None:
+    source = write_transformers(tmp_path / "source", "mamba2", n_layer=2, dtype=torch.float16)
+    artifact = export(
+        load_checkpoint(source), tmp_path / "artifact", dialect=dialect, dtype=DType.float16
+    ).path
+    report = run(source, artifact, reference=Reference.oracle)
+    assert report.passed, report.failures
+    assert report.outputs[0].relative_rms > 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", [DType.float16, DType.bfloat16], ids=lambda dtype: dtype.value)
+def test_eager_sixteen_bit_models_pass_their_own_limits(
+    dtype: DType, family: str, tmp_path: Path
+) -> None:
+    source = write_transformers(tmp_path, family, n_layer=2, dtype=dtype.torch)
+    report = compare_session(
+        TorchSession.open(source, dtype=dtype),
+        load_reference(Reference.oracle, source),
+        np.random.default_rng(0).integers(0, 101, (2, 40)),
+        structure=[],
+        dtype=dtype,
+        dialect="eager",
+        name=family,
+        prompt="random",
+        steps=8,
+        seed=0,
+        progress=lambda stage, done, total: None,
+    )
+    assert report.passed, report.failures
