@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 CHECKPOINTS = ROOT / "examples" / "checkpoints"
 OUTPUT = ROOT / "build" / "demo"
 PROMPT = "The :mod:`json` module provides "
-TEXT_BYTES = 65536
+TEXT_BYTES = 16384
 EQUAL = 5e-5  # bits per byte that agree to four decimals
 
 

@@ -8,6 +8,8 @@ import random
 import numpy as np
 import pytest
 
+pytest_plugins = ["tests.exported"]
+
 # Before huggingface_hub is imported: it reads this once.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -17,3 +19,10 @@ def seeded() -> None:
     """Make a test's random numbers the same whatever ran before it."""
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 - what libraries under test may draw from
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that renews golden files."""
+    parser.addoption(
+        "--update-golden", action="store_true", help="rewrite tests/golden from what is exported now"
+    )

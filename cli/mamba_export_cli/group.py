@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -31,7 +33,9 @@ class GuardedGroup(TyperGroup):
         try:
             status = super().main(arguments, *rest, **extra)
         except typer.TyperException as error:
-            status = self._fail(_as_usage_error(error))
+            known = arguments and arguments[0] in self.commands
+            command = f"mamba-export {arguments[0]}" if known else "mamba-export"
+            status = self._fail(_as_usage_error(error, command))
         sys.exit(status if isinstance(status, int) else 0)
 
     def invoke(self, ctx: Any) -> Any:
@@ -58,11 +62,23 @@ def _asks_for_json(arguments: list[str]) -> bool:
     return "--format=json" in arguments or ("--format", "json") in following
 
 
-def _as_usage_error(error: typer.TyperException) -> UsageError:
-    context = getattr(error, "ctx", None)
-    command = context.command_path if context is not None else "mamba-export"
+# What Typer says about a value that is none of an option's choices.
+_NOT_A_CHOICE = re.compile(r"'(?P<found>.*)' is not one of (?P<choices>'.+')")
+
+
+def _as_usage_error(error: typer.TyperException, command: str) -> UsageError:
+    message = error.format_message().replace("Value error, ", "")
+    hint = f"see {command} --help"
+    choices: list[str] = []
+    found = None
+    if match := _NOT_A_CHOICE.search(message):
+        found, choices = match["found"], re.findall(r"'([^']*)'", match["choices"])
+        if near := difflib.get_close_matches(found.lower(), choices, n=1):
+            hint = f"did you mean {near[0]}? {hint}"
     return UsageError(
-        escaped(error.format_message(), 2000),
-        hint=f"see {command} --help",
+        escaped(message, 2000),
+        hint=hint,
         code="usage.arguments",
+        expected=" or ".join(choices) or None,
+        found=found,
     )

@@ -52,14 +52,15 @@ class Sink:
         with console.capture() as capture:
             for renderable in renderables:
                 console.print(renderable, markup=False, soft_wrap=isinstance(renderable, str))
-        _write(capture.get())
+        lines = (line.rstrip() for line in capture.get().splitlines())
+        _write("\n".join(lines) + "\n")
 
     def error(self, document: object, block: str) -> None:
         """Print an error: on stdout as JSON, because a program reads one stream; else on stderr."""
         if self.json:
             _write(json.dumps(plain(document), indent=2, allow_nan=False) + "\n")
             return
-        red = typer.style(r"\g<0>", fg="red", bold=True)
+        red = _styled(r"\g<0>", fg="red", bold=True)
         typer.echo(_ERROR_HEAD.sub(red, block, count=1), err=True)
 
     def stream(self, text: str) -> None:
@@ -70,31 +71,37 @@ class Sink:
     def warn(self, text: str) -> None:
         """Say something on stderr that a person should know; JSON documents have it inside."""
         if not self.json:
-            typer.echo(f"{typer.style('warning:', fg='yellow')} {escaped(text, 2000)}", err=True)
+            typer.echo(f"{_styled('warning:', fg='yellow')} {escaped(text, 2000)}", err=True)
 
     def note(self, text: str) -> None:
         """Tell a person at a terminal something that is not the result."""
         if not self.json and sys.stderr.isatty():
-            typer.secho(escaped(text), err=True, dim=True)
+            typer.echo(_styled(escaped(text), dim=True), err=True)
 
     @contextlib.contextmanager
     def progress(self) -> Iterator[Progress]:
-        """Show bars on stderr while the block runs; what it yields takes (stage, done, total)."""
+        """Show a bar on stderr while the block runs; what it yields takes (stage, done, total)."""
         if not sys.stderr.isatty():
             yield lambda stage, done, total: None
             return
         from rich.console import Console
-        from rich.progress import Progress as Bars
+        from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as Bar
 
-        with Bars(console=Console(stderr=True), transient=True) as bars:
-            tasks: dict[str, Any] = {}
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+        with Bar(
+            *columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True
+        ) as bar:
+            # One line, whatever the stage: stages come back, and some never say that they ended.
+            task = bar.add_task("start", total=None)
+            yield lambda stage, done, total: bar.update(
+                task, description=stage, completed=done, total=total
+            )
 
-            def advance(stage: str, done: int, total: int) -> None:
-                if stage not in tasks:
-                    tasks[stage] = bars.add_task(stage)
-                bars.update(tasks[stage], completed=done, total=total)
 
-            yield advance
+def _styled(text: str, **style: Any) -> str:
+    """Colour text for stderr; Typer removes it again where that is no terminal."""
+    return text if os.environ.get("NO_COLOR") else typer.style(text, **style)
 
 
 def _write(text: str) -> None:

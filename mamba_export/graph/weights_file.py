@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -112,15 +113,15 @@ def write_weights(
             if total:
                 os.posix_fallocate(descriptor, 0, total)
         for (name, transposed), placement in placements.items():
-            gap = bytes(placement.offset - position)
+            gap = memoryview(bytes(placement.offset - position))
             tensor = read_parameter(checkpoint, names, name, parameters[name])
             for block in _blocks(tensor, parameters[name].dtype, name, checkpoint, transposed):
-                data = gap + _bytes(block)
-                gap = b""
-                digest.update(data)
-                with storage_errors(file):
-                    write_all(descriptor, memoryview(data))
-                position += len(data)
+                for data in (gap, memoryview(block.view(torch.uint8).flatten().numpy())):
+                    digest.update(data)
+                    with storage_errors(file):
+                        write_all(descriptor, data)
+                    position += len(data)
+                gap = gap[:0]
                 progress(position, total)
     finally:
         os.close(descriptor)
@@ -138,7 +139,8 @@ def _blocks(
     for first in range(0, stored.shape[0], rows):
         source = stored[first : first + rows]
         block = source.to(dtype).contiguous()
-        if not bool(torch.isfinite(block).all()):
+        # The extremes carry any NaN or infinity, and cost one pass.
+        if not all(map(math.isfinite, map(float, torch.aminmax(block)))):
             check_finite(name, source, file=str(checkpoint.source))
             raise ExportError(
                 f"a weight does not fit {str(dtype).removeprefix('torch.')}",
@@ -150,7 +152,3 @@ def _blocks(
                 found=float(source.abs().max()),
             )
         yield block
-
-
-def _bytes(block: Tensor) -> bytes:
-    return block.view(torch.uint8).numpy().tobytes()

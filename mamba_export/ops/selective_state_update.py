@@ -92,7 +92,9 @@ def _(
     x32 = body.to_float32(op, x)
     step = body.step_size(op, dt, dt_bias, dt_softplus=dt_softplus)
     groups = op.Shape(B, start=1, end=2)
-    by_group = op.Concat([0], groups, [-1], axis=0)
+    by_group = op.Concat(
+        op.Shape(x, end=1), groups, op.Div(op.Shape(x, start=1), groups), axis=0
+    )
     state, y = emit_advance(
         op,
         op.Reshape(op.Mul(step, x32), by_group),

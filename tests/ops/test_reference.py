@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from mamba_export.dtypes import DType
 from mamba_export.errors import ParityError
-from mamba_export.ops import OPS
+from mamba_export.ops import OPS, Op
 from mamba_export.parity import oracle
 from mamba_export.parity.metrics import assert_close
 from mamba_export.parity.tolerances import op_tolerance, state_tolerance
-from tests.ops.cases import CASES, ROWS, OpCase, small_corpus
-from tests.ops.routes import arrays, eager, to_array, verify
-
-# The state of an op is [B, channel or head, ...]; its y is [..., channel] or [..., head, P].
-_CHANNEL_AXIS = {"causal_conv1d": -1, "selective_scan": -1, "ssd_chunk_scan": -2}
+from tests.ops.cases import CASES, ROWS, OpCase
+from tests.ops.routes import agree, arrays, eager, to_array, verify
 
 
 def names(cases: list[OpCase]) -> list[str]:
@@ -37,18 +36,29 @@ def test_eager_is_the_oracle(case: OpCase) -> None:
     assert not any(y.data_ptr() in owners for y in outputs if y.numel())
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("op", OPS, ids=lambda op: op.torch_name)
-def test_every_channel_of_the_corpus(op, dtype: torch.dtype) -> None:
-    """A ceiling holds for the worst channel or head too, so that no bad one is averaged away."""
-    case = next(case for case in small_corpus(dtype) if case.op is op)
+def test_every_channel_of_the_corpus(op: Op) -> None:
+    """The ceilings hold for the worst channel or head too: no bad one is averaged away."""
+    case = ROWS[f"{op.torch_name}-corpus"]
     inputs = arrays(case)
-    root = op.torch_name.removesuffix("_update").replace("ssd_state", "ssd_chunk_scan")
-    axis = _CHANNEL_AXIS[root.replace("selective_state", "selective_scan")]
     y, state = eager(op, case.attributes)(inputs)
     exact, exact_state = getattr(oracle, op.torch_name)(*inputs, **case.attributes)
-    assert_close(y, exact, op_tolerance(op.torch_name, DType.from_torch(dtype)), axis=axis)
+    axis = -2 if op.torch_name.startswith("ssd") else -1
+    assert_close(y, exact, op_tolerance(op.torch_name, DType.float32), axis=axis)
     assert_close(state, exact_state, state_tolerance(op.torch_name), axis=1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("op", OPS, ids=lambda op: op.torch_name)
+def test_16_bit_activations_are_rounded_once(op: Op, dtype: torch.dtype) -> None:
+    """All arithmetic is float32: the result is that of float32 inputs, rounded at the very end."""
+    case = replace(ROWS[f"{op.torch_name}-corpus"], dtype=dtype)
+    inputs = case.inputs()
+    wide = [t.float() if t.is_floating_point() else t for t in inputs]
+    truth = op(*wide, **case.attributes)
+    verify(op, case.attributes, [to_array(t) for t in wide], [to_array(y) for y in truth])
+    for y, exact in zip(op(*inputs, **case.attributes), truth, strict=True):
+        assert torch.equal(y, exact.to(y.dtype))
 
 
 @pytest.mark.parametrize("case", CASES, ids=names(CASES))
@@ -56,20 +66,21 @@ def test_strided_inputs_are_the_same(case: OpCase) -> None:
     """A model hands over slices of one projection, which are not contiguous."""
     inputs = case.inputs()
     strided = [torch.stack([t, t], dim=-1)[..., 0] for t in inputs]
-    expected = case.op(*inputs, **case.attributes)
-    for y, same in zip(case.op(*strided, **case.attributes), expected, strict=True):
-        assert torch.equal(y, same)
-        assert y.is_contiguous()
+    expected = [to_array(y) for y in case.op(*inputs, **case.attributes)]
+    outputs = case.op(*strided, **case.attributes)
+    assert all(y.is_contiguous() for y in outputs)
+    # Not to the bit: torch's exp rounds differently where it is not vectorised.
+    agree(case.op, [to_array(t) for t in inputs], [to_array(y) for y in outputs], expected)
 
 
-_POISON = {"nan": np.nan, "inf": np.inf, "-inf": -np.inf, "max": 3e38, "denormal": 1e-41}
+_POISON = {"nan": np.nan, "inf": np.inf, "-inf": -np.inf, "denormal": 1e-41}
 _POISONED = ["x", "dt", "B", "C", "D", "z", "dt_bias", "weight", "bias", "conv_state", "ssm_state"]
 
 
 @pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning", "ignore:invalid:RuntimeWarning")
 @pytest.mark.parametrize("poison", _POISON)
 @pytest.mark.parametrize("op", OPS, ids=lambda op: op.torch_name)
-def test_extreme_values_are_data(op, poison: str) -> None:
+def test_extreme_values_are_data(op: Op, poison: str) -> None:
     """NaN and infinities come out exactly where the oracle has them: none is flushed or spread."""
     case = ROWS[f"{op.torch_name}-base"]
     for position, spec in enumerate(op.inputs):
