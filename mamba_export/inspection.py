@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mamba_export.checkpoint import Checkpoint, load_checkpoint
 from mamba_export.dtypes import DType
 from mamba_export.errors import ArtifactError, UnsupportedModelError
-from mamba_export.graph.artifact import Artifact
+from mamba_export.graph.artifact import Artifact, Manifest
 
 if TYPE_CHECKING:
     import onnx
@@ -46,7 +46,7 @@ class GraphFacts:
 
 @dataclass(frozen=True)
 class StateFacts:
-    """One recurrent state: its canonical input and output, and its shape without the batch."""
+    """One recurrent state as the graph has it: input, output, and shape without the batch."""
 
     layer: int
     kind: str
@@ -151,10 +151,6 @@ def describe_artifact(artifact: Artifact, *, verified: bool) -> ArtifactFacts:
     """Collect the facts of an artifact that was loaded with or without verification."""
     manifest = artifact.manifest
     sizes = {name: int(facts["size"]) for name, facts in sorted(manifest.files.items())}
-    states = tuple(
-        StateFacts(s.layer, s.kind, s.name, s.output_name, s.shape, s.dtype.value)
-        for s in manifest.states
-    )
     graphs = [_graph(artifact, role, file) for role, file in manifest.graphs.items()]
     return ArtifactFacts(
         path=str(artifact.path),
@@ -170,7 +166,7 @@ def describe_artifact(artifact: Artifact, *, verified: bool) -> ArtifactFacts:
         padded_vocab_size=manifest.padded_vocab_size,
         eos_token_ids=manifest.eos_token_ids,
         ops=dict(manifest.ops),
-        states=states,
+        states=describe_states(manifest),
         graphs=tuple(graphs),
         files=sizes,
         hard_links=tuple(n for n in sizes if (artifact.path / n).stat().st_nlink > 1),
@@ -178,8 +174,17 @@ def describe_artifact(artifact: Artifact, *, verified: bool) -> ArtifactFacts:
         verified=verified,
         memory=Memory(
             sum(size for name, size in sizes.items() if name.endswith(".data")),
-            _state_bytes(manifest.states),
+            state_bytes(manifest.states),
         ),
+    )
+
+
+def describe_states(manifest: Manifest) -> tuple[StateFacts, ...]:
+    """Collect the states of an artifact, in the order of the graph."""
+    naming = manifest.io_names
+    return tuple(
+        StateFacts(s.layer, s.kind, *s.graph_names(naming), s.graph_shape(naming), s.dtype.value)
+        for s in manifest.states
     )
 
 
@@ -205,7 +210,7 @@ def describe_checkpoint(checkpoint: Checkpoint) -> CheckpointFacts:
         warnings=checkpoint.warnings,
         memory=Memory(
             sum(entry.nbytes for entry in distinct),
-            None if config is None else _state_bytes(config.state_specs(DType.float32)),
+            None if config is None else state_bytes(config.state_specs(DType.float32)),
         ),
     )
 
@@ -281,6 +286,6 @@ def _op(domain: str, name: str) -> str:
     return f"{domain}::{name}" if domain else name
 
 
-def _state_bytes(states: Iterable[StateSpec]) -> int:
+def state_bytes(states: Iterable[StateSpec]) -> int:
     """Return the size of all states of one sequence."""
     return sum(math.prod(state.shape) * state.dtype.itemsize for state in states)

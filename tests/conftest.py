@@ -8,10 +8,12 @@ import random
 import numpy as np
 import pytest
 
-pytest_plugins = ["tests.exported"]
+from tests.exported import exports  # noqa: F401 - a fixture
 
 # Before huggingface_hub is imported: it reads this once.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Before torch is: threads of several workers wait for each other, 50 times as long as they work.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)
@@ -24,5 +26,7 @@ def seeded() -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option that renews golden files."""
     parser.addoption(
-        "--update-golden", action="store_true", help="rewrite tests/golden from what is exported now"
+        "--update-golden",
+        action="store_true",
+        help="rewrite tests/golden from what is exported now",
     )

@@ -1,5 +1,5 @@
 """`python -m mamba_export_cli` is `mamba-export`."""
 
-from mamba_export_cli.app import main
+from mamba_export_cli import main
 
 main()

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import io
-import sys
-
 import typer
 
 from mamba_export_cli import describe_env, export_onnx, inspect_path, parity, run
 from mamba_export_cli.group import GuardedGroup
 from mamba_export_cli.options import VersionOpt
-from mamba_export_cli.signals import stop_on_signals
 
 app = typer.Typer(
     name="mamba-export",
@@ -43,13 +39,3 @@ app.command("run", epilog=run.EXAMPLE)(run.run)
 app.command("parity", epilog=parity.EXAMPLE)(parity.parity)
 app.command("inspect", epilog=inspect_path.EXAMPLE)(inspect_path.inspect)
 app.command("env", epilog=describe_env.EXAMPLE)(describe_env.env)
-
-
-def main() -> None:
-    """Run the command line of this process."""
-    for stream in (sys.stdout, sys.stderr):
-        # A character that the terminal's encoding lacks must not end the program.
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    stop_on_signals()
-    app(prog_name="mamba-export")

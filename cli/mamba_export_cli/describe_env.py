@@ -25,14 +25,22 @@ def env(fmt: FormatOpt = "human") -> None:
         ("memory", None if facts.memory_bytes is None else size(facts.memory_bytes)),
         ("GPUs", ", ".join(facts.gpus) or "none"),
     ]
-    packages = [(p.name, p.version or "–", p.minimum, p.problem) for p in facts.packages]
+    packages = [
+        (
+            p.name,
+            p.version or "not installed",
+            p.minimum,
+            "too old" if p.version and p.problem else "",
+        )
+        for p in facts.packages
+    ]
     works = [
-        (c.name, "ok" if c.works else "no", c.reason, c.fix)
+        ("ok" if c.works else "no", c.name, "; to fix: ".join(filter(None, [c.reason, c.fix])))
         for c in sorted(facts.capabilities, key=lambda c: not c.works)
     ]
     Sink(fmt).result(
         facts,
         table("machine", ["", ""], machine),
-        table("packages", ["package", "version", "needed", "problem"], packages),
-        table("what works here", ["", "", "on what, or why not", "fix"], works),
+        table("packages", ["package", "version", "needed", ""], packages),
+        table("what works here", ["", "", "on what, or why not"], works),
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
+
 from mamba_export_cli.options import (
     DialectOpt,
     DtypeOpt,
@@ -14,7 +17,9 @@ from mamba_export_cli.options import (
     StepOpt,
 )
 from mamba_export_cli.output import Sink, table
-from mamba_export_cli.text import size
+from mamba_export_cli.signals import writing
+from mamba_export_cli.states import states_table
+from mamba_export_cli.text import escaped, size
 
 EXAMPLE = """Example:
   mamba-export onnx examples/checkpoints/mamba2-tiny -o tiny
@@ -34,13 +39,18 @@ def onnx(
     fmt: FormatOpt = "human",
 ) -> None:
     """Turn a checkpoint into an ONNX model that runs in stock ONNX Runtime."""
-    from mamba_export import Dialect, DType, IoNames, export, load_checkpoint
+    from mamba_export import load_checkpoint
 
     sink = Sink(fmt)
     checkpoint = load_checkpoint(source)
     for warning in checkpoint.warnings:
         sink.warn(warning)
-    with sink.progress() as progress:
+
+    # Only now, because torch takes seconds: most mistakes are found before.
+    from mamba_export import Dialect, DType, IoNames, export
+    from mamba_export.inspection import describe_states, state_bytes
+
+    with sink.progress() as progress, writing():
         artifact = export(
             checkpoint,
             output,
@@ -53,20 +63,40 @@ def onnx(
             progress=progress,
         )
     manifest = artifact.manifest
+    states = describe_states(manifest)
+    held = state_bytes(manifest.states)
     document = {
         "path": str(artifact.path),
         "family": manifest.family,
-        "dialect": dialect,
-        "dtype": dtype,
+        "n_layer": manifest.n_layer,
+        "dialect": manifest.dialect,
+        "dtype": manifest.dtype,
         "padded": manifest.padded,
+        "io_names": manifest.io_names,
         "graphs": manifest.graphs,
         "files": manifest.files,
+        "states": states,
+        "state_bytes": held,
         "warnings": checkpoint.warnings,
     }
     files = [(name, size(facts["size"])) for name, facts in sorted(manifest.files.items())]
     sink.result(
         document,
-        f"{manifest.family} in {dtype}, dialect {dialect}: {artifact.path}",
-        table("", ["file", "size"], files),
+        f"wrote {escaped(output)}: {manifest.family}, {manifest.n_layer} layers, {dtype}, "
+        f"dialect {dialect}\n",
+        table("files", ["", ""], files),
+        states_table(states, held),
+        *_next_steps(source, output, dtype, has_tokenizer="tokenizer.json" in manifest.files),
     )
-    sink.note(f"check it: mamba-export parity {artifact.path} --against {source}")
+
+
+def _next_steps(source: str, output: Path, dtype: str, *, has_tokenizer: bool) -> list[str]:
+    artifact, checkpoint = shlex.quote(str(output)), shlex.quote(source)
+    if dtype == "bfloat16":
+        return ["next: run it on a GPU; ONNX Runtime has no bfloat16 kernels for the CPU"]
+    prompt = '--prompt "Once upon a time"' if has_tokenizer else "--tokens 1,2,3"
+    return [
+        "next:",
+        f"  mamba-export parity {escaped(artifact)} --against {escaped(checkpoint)}",
+        f"  mamba-export run {escaped(artifact)} {prompt}",
+    ]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from mamba_export_cli.options import AnyArg, FormatOpt, VerifyOpt
-from mamba_export_cli.output import Sink, table
+from mamba_export_cli.output import Sink, plain, table
+from mamba_export_cli.states import states_table
 from mamba_export_cli.text import size
 
 if TYPE_CHECKING:
@@ -37,22 +39,26 @@ def _artifact(facts: ArtifactFacts) -> list[RenderableType]:
         ("inputs and outputs", f"{facts.io_names}{', padded batches' if facts.padded else ''}"),
         ("layers", facts.n_layer),
         ("vocabulary", f"{facts.vocab_size} ({facts.padded_vocab_size} with padding)"),
-        ("parity when exported", _parity(facts.parity_passed)),
+        *(() if facts.parity_passed is None else (("parity", _parity(facts.parity_passed)),)),
         ("files", "match the manifest" if facts.verified else "not verified"),
         *((f"hard link: {name}", "copy the file: runtimes refuse it") for name in facts.hard_links),
     ]
-    nodes = [(graph.name, op, count) for graph in facts.graphs for op, count in graph.nodes.items()]
-    states = [(s.layer, s.kind, s.past, list(s.shape), s.dtype) for s in facts.states]
+    graphs = facts.graphs
+    ops = {op: None for graph in graphs for op in graph.nodes}
+    nodes = [
+        *((op, *(graph.nodes.get(op) for graph in graphs)) for op in ops),
+        ("all", *(sum(graph.nodes.values()) for graph in graphs)),
+    ]
     return [
         table(f"artifact {facts.path}", ["", ""], rows),
         table("files", ["file", "size"], [(name, size(n)) for name, n in facts.files.items()]),
-        table("nodes", ["graph", "op", "count"], nodes),
-        table("states", ["layer", "kind", "name", "shape", "dtype"], states),
+        table("nodes", ["op", *(graph.name for graph in graphs)], nodes),
+        states_table(facts.states, facts.memory.state_bytes),
     ]
 
 
-def _parity(passed: bool | None) -> str:
-    return "not checked" if passed is None else "ok" if passed else "FAILED"
+def _parity(passed: bool) -> str:
+    return "passed when exported" if passed else "FAILED"
 
 
 def _checkpoint(facts: CheckpointFacts) -> list[RenderableType]:
@@ -65,10 +71,11 @@ def _checkpoint(facts: CheckpointFacts) -> list[RenderableType]:
         *(("warning", warning) for warning in facts.warnings),
     ]
     dtypes = [(d.dtype, d.tensors, f"{d.parameters:,}", size(d.bytes)) for d in facts.dtypes]
+    config = [(key, json.dumps(plain(value))) for key, value in facts.config.items()]
     return [
         table(f"checkpoint {facts.source}", ["", ""], rows),
         table("tensors", ["dtype", "tensors", "parameters", "size"], dtypes),
-        table("config", ["key", "value"], facts.config.items()),
+        table("config", ["key", "value"], config),
     ]
 
 

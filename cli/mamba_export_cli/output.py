@@ -52,8 +52,7 @@ class Sink:
         with console.capture() as capture:
             for renderable in renderables:
                 console.print(renderable, markup=False, soft_wrap=isinstance(renderable, str))
-        lines = (line.rstrip() for line in capture.get().splitlines())
-        _write("\n".join(lines) + "\n")
+        _write("".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()))
 
     def error(self, document: object, block: str) -> None:
         """Print an error: on stdout as JSON, because a program reads one stream; else on stderr."""
@@ -93,7 +92,7 @@ class Sink:
             *columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True
         ) as bar:
             # One line, whatever the stage: stages come back, and some never say that they ended.
-            task = bar.add_task("start", total=None)
+            task = bar.add_task("loading", total=None)
             yield lambda stage, done, total: bar.update(
                 task, description=stage, completed=done, total=total
             )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import typer
 
-from mamba_export.errors import ParityError
+from mamba_export.errors import OutputError, ParityError
 from mamba_export_cli.errors import EXIT_CODES
 from mamba_export_cli.options import (
     AgainstOpt,
@@ -18,12 +18,9 @@ from mamba_export_cli.options import (
     SeedOpt,
     StepsOpt,
 )
-from mamba_export_cli.output import Sink, table
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from mamba_export.parity import ParityReport
+from mamba_export_cli.output import Sink
+from mamba_export_cli.parity_tables import conclusion, parity_tables
+from mamba_export_cli.text import escaped
 
 EXAMPLE = """Example:
   mamba-export parity tiny --against examples/checkpoints/mamba2-tiny
@@ -45,6 +42,8 @@ def parity(
     """Prove that an artifact computes what its checkpoint does; exit code 79 when it does not."""
     from mamba_export import Reference, check_parity
 
+    if report is not None:
+        _check_writable(report)
     sink = Sink(fmt)
     with sink.progress() as progress:
         result = check_parity(
@@ -60,34 +59,31 @@ def parity(
         from mamba_export.parity.html import write_html
 
         write_html(result, report)
-    sink.result(result.to_dict(), *_tables(result))
+    written = [] if report is None else [f"report: {escaped(report)}"]
+    sink.result(result.to_dict(), *parity_tables(result), *written, conclusion(result))
     if not result.passed:
+        if not sink.json:
+            _warn_of_other_source(sink, artifact, against)
         # A failed report is no exception, but it means the same.
         raise typer.Exit(EXIT_CODES[ParityError])
 
 
-def _tables(report: ParityReport) -> list[RenderableType]:
-    columns = ["", "layer", "RMS", "limit", "max", "limit", "worst at", "ours", "reference", ""]
-    outputs = [
-        (
-            *(row.name, row.layer, row.relative_rms, row.limit.relative_rms),
-            *(row.max_error, row.limit.max_error, row.problem or list(row.worst_index)),
-            *(row.ours, row.reference, _verdict(row.passed)),
+def _check_writable(report: Path) -> None:
+    """Refuse a report file that cannot be written before minutes of work, not after."""
+    if not report.parent.is_dir() or report.is_dir():
+        raise OutputError(
+            "the report cannot be written",
+            hint="give a file in a directory that exists",
+            code="parity.report",
+            file=str(report),
+            expected="a file name",
+            found="a directory" if report.is_dir() else f"no directory {report.parent}",
         )
-        for row in report.outputs
-    ]
-    checks = [(c.name, c.value, c.limit, c.detail, _verdict(c.passed)) for c in report.checks]
-    built: list[RenderableType] = [
-        table("outputs", columns, [row for row in outputs if row[1] is None]),
-        table("states by layer", columns, [row for row in outputs if row[1] is not None]),
-        table("checks", ["", "value", "limit", "detail", ""], checks),
-    ]
-    if report.passed:
-        return [*built, f"parity with {report.reference}: passed"]
-    first = report.first_divergent_layer
-    where = "" if first is None else f"; layer {first} diverged first"
-    return [*built, f"parity with {report.reference}: FAILED{where}"]
 
 
-def _verdict(passed: bool) -> str:
-    return "ok" if passed else "FAILED"
+def _warn_of_other_source(sink: Sink, artifact: Path, against: str) -> None:
+    """Say so when an artifact that failed was made from other files than it was compared with."""
+    from mamba_export import Artifact, load_checkpoint
+
+    if not Artifact.load(artifact).is_artifact_of(load_checkpoint(against).sha256()):
+        sink.warn(f"{artifact} was not exported from the files that are in {against} now")

@@ -61,7 +61,11 @@ def run(
     # Whoever asks in token ids is answered in token ids.
     printer = TokenPrinter(sink, prompts, tokenizer if prompt else None)
     with open_session(path, threads=threads) as session:
-        generations = generate(session, prompts, options, printer.push)
+        try:
+            generations = generate(session, prompts, options, printer.push)
+        except BaseException:
+            printer.end_line()
+            raise
     printer.finish()
     rows = [
         {

@@ -24,12 +24,18 @@ class TokenPrinter:
             tokenizer.stream() if tokenizer else None for _ in prompts
         ]
         self._waiting = [""] * len(prompts)
+        self._line_begun = False
         self._heading(0)
 
     def push(self, row: int, token: int) -> None:
         """Take a token of a row."""
         stream = self._streams[row]
         self._write(row, f"{token} " if stream is None else stream.push(token))
+
+    def end_line(self) -> None:
+        """End a line that an error or a signal cut short."""
+        if self._line_begun:
+            self._sink.stream("\n")
 
     def finish(self) -> None:
         """Print everything that still waits."""
@@ -42,6 +48,7 @@ class TokenPrinter:
     def _write(self, row: int, text: str) -> None:
         if row == 0:
             self._sink.stream(text)
+            self._line_begun = True
         else:
             self._waiting[row] += text
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ DATA_FILE = "model.onnx.data"
 SCHEMA = 1
 _MAX_MANIFEST = 10 * 2**20
 _BLOCK = 4 * 2**20
+_PLAIN_NAME = re.compile(r"\w[\w-]*(\.[\w-]+)*", re.ASCII)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_AGAIN = "copy the whole directory again, or export again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,19 +76,62 @@ class Manifest:
         Raises:
             ValueError, KeyError, TypeError: it is not one.
         """
-        fields = json.loads(text)
-        if fields.pop("schema") != SCHEMA:
+        fields = json.loads(text, parse_constant=_no_number)
+        if not isinstance(fields, dict) or fields.pop("schema") != SCHEMA:
             raise ValueError("another schema version")
         fields |= {
             "dtype": DType(fields["dtype"]),
             "io_names": IoNames(fields["io_names"]),
             "eos_token_ids": tuple(fields["eos_token_ids"]),
             "states": tuple(
-                StateSpec(s["layer"], s["kind"], tuple(s["shape"]), DType(s["dtype"]))
+                StateSpec(**(s | {"shape": tuple(s["shape"]), "dtype": DType(s["dtype"])}))
                 for s in fields["states"]
             ),
         }
-        return cls(**fields)
+        manifest = cls(**fields)
+        for problem in manifest._problems():
+            raise ValueError(problem)
+        return manifest
+
+    def _problems(self) -> Iterator[str]:
+        """Yield what no export writes: readers rely on every type and name here."""
+        kinds: dict[type, tuple[str, ...]] = {
+            str: ("tool_version", "family", "dialect"),
+            dict: ("source", "config", "graphs", "ops", "files"),
+            bool: ("padded",),
+            int: ("vocab_size", "padded_vocab_size", "n_layer", "mixers"),
+        }
+        for kind, names in kinds.items():
+            for name in names:
+                if type(getattr(self, name)) is not kind:
+                    yield f"{name} is {getattr(self, name)!r}"
+        if min(self.vocab_size, self.n_layer, self.mixers) < 1:
+            yield "a size is below 1"
+        if self.parity is not None and not isinstance(self.parity, dict):
+            yield "parity is neither null nor an object"
+        if self.vocab_size > self.padded_vocab_size:
+            yield "vocab_size is above padded_vocab_size"
+        if not all(type(t) is int and 0 <= t < self.padded_vocab_size for t in self.eos_token_ids):
+            yield "eos_token_ids holds what is no token id"
+        if not self.states:
+            yield "there are no states"
+        for state in self.states:
+            sizes = (state.layer + 1, *state.shape)
+            if state.kind not in ("conv", "recurrent") or not all(
+                type(size) is int and size > 0 for size in sizes
+            ):
+                yield f"a state is {state}"
+        if not isinstance(self.source.get("files"), dict):
+            yield "source has no files"
+        if "model" not in self.graphs or not set(self.graphs) <= {"model", "step"}:
+            yield "graphs must be model and perhaps step"
+        for name, entry in self.files.items():
+            if not isinstance(entry, dict) or set(entry) != {"size", "sha256"}:
+                yield f"the entry of {name!r} is not a size and a sha256"
+            elif type(entry["size"]) is not int or entry["size"] < 0:
+                yield f"the size of {name!r} is {entry['size']!r}"
+            elif not isinstance(entry["sha256"], str) or not _SHA256.fullmatch(entry["sha256"]):
+                yield f"the sha256 of {name!r} is {entry['sha256']!r}"
 
 
 @dataclass(frozen=True)
@@ -100,7 +147,8 @@ class Artifact:
 
         Args:
             path: the directory.
-            verify: also compare every file's sha256 (about a second a gigabyte).
+            verify: also compare every file's sha256 (about a second a gigabyte), and accept no
+                other files.
 
         Raises:
             MissingInputError: there is no artifact there, or a file of it is missing.
@@ -127,8 +175,11 @@ class Artifact:
                 file=str(file),
                 expected=f"a manifest of schema {SCHEMA}",
             ) from error
+        _check_names(path, manifest)
         for name, entry in manifest.files.items():
             _check_file(path, name, entry, verify=verify)
+        if verify:
+            _check_no_others(path, manifest)
         return cls(path, manifest)
 
     def graph(self, role: str) -> Path | None:
@@ -146,22 +197,52 @@ def is_artifact(path: str | Path) -> bool:
     return (Path(path) / MANIFEST).is_file()
 
 
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no JSON")
+
+
+def _check_names(directory: Path, manifest: Manifest) -> None:
+    """Check that every file named is a plain name, and every graph one of the files."""
+    for name in (*manifest.files, *manifest.graphs.values()):
+        if not isinstance(name, str) or not _PLAIN_NAME.fullmatch(name):
+            raise ArtifactError(
+                "the manifest names a file outside the artifact",
+                _AGAIN,
+                code="artifact.path",
+                file=str(directory / MANIFEST),
+                tensor=str(name),
+                expected="a plain file name",
+            )
+    for name in manifest.graphs.values():
+        if name not in manifest.files:
+            raise ArtifactError(
+                "the manifest names a graph that is none of its files",
+                _AGAIN,
+                code="artifact.manifest",
+                file=str(directory / MANIFEST),
+                tensor=name,
+                expected=f"one of {', '.join(sorted(manifest.files))}",
+            )
+
+
+def _check_no_others(directory: Path, manifest: Manifest) -> None:
+    for name in sorted(file.name for file in directory.iterdir()):
+        if name not in manifest.files and name != MANIFEST:
+            raise ArtifactError(
+                "the artifact holds a file that its manifest does not know",
+                "move it out of the directory",
+                code="artifact.extra_file",
+                file=str(directory / name),
+                expected="only the files of the manifest",
+            )
+
+
 def _check_file(directory: Path, name: str, entry: Mapping[str, Any], *, verify: bool) -> None:
-    hint = "copy the whole directory again, or export again"
-    if Path(name).name != name or name in ("", ".", ".."):
-        raise ArtifactError(
-            "the manifest names a file outside the artifact",
-            hint,
-            code="artifact.path",
-            file=str(directory / MANIFEST),
-            tensor=name,
-            expected="a plain file name",
-        )
     file = directory / name
     if not file.is_file() or file.is_symlink():
         raise MissingInputError(
             "a file of the artifact is missing",
-            hint,
+            _AGAIN,
             code="artifact.missing_file",
             file=str(file),
             expected=f"a regular file of {entry['size']} bytes",
@@ -170,7 +251,7 @@ def _check_file(directory: Path, name: str, entry: Mapping[str, Any], *, verify:
     if file.stat().st_size != entry["size"]:
         raise ArtifactError(
             "a file of the artifact has the wrong size",
-            hint,
+            _AGAIN,
             code="artifact.size",
             file=str(file),
             expected=f"{entry['size']} bytes",
@@ -179,7 +260,7 @@ def _check_file(directory: Path, name: str, entry: Mapping[str, Any], *, verify:
     if verify and (found := sha256(file)) != entry["sha256"]:
         raise ArtifactError(
             "a file of the artifact differs from its manifest",
-            hint,
+            _AGAIN,
             code="artifact.hash",
             file=str(file),
             expected=entry["sha256"],

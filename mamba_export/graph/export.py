@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ def export(
     padded: bool = False,
     io_names: IoNames = IoNames.genai,
     force: bool = False,
+    verify: Callable[[Path], dict[str, Any]] | None = None,
     progress: Progress | None = None,
 ) -> Artifact:
     """Export a checkpoint to an artifact directory.
@@ -61,6 +63,8 @@ def export(
         padded: give the graph an attention_mask, for batches of unequal prompts.
         io_names: names and layouts of the states.
         force: replace an existing artifact.
+        verify: called with the finished directory before it gets its name; what it returns becomes
+            the manifest's ``parity``, and if it raises there is no artifact.
         progress: called as ``progress(stage, done, total)`` with the stages trace, convert, weights
             (in bytes) and verify.
 
@@ -150,6 +154,9 @@ def export(
             },
         )
         _write(directory.path / MANIFEST, manifest.to_json().encode())
+        if verify is not None:
+            manifest = replace(manifest, parity=verify(directory.path))
+            _write(directory.path / MANIFEST, manifest.to_json().encode())
         report("verify", 1, 1)
     return Artifact(directory.target, manifest)
 

@@ -65,9 +65,9 @@ class Geometry:
         return self.ssm.get(ssm, self.config.get(hf) if self.layout == "mistral" else None)
 
     def _spelling(self, ssm: str, hf: str) -> str:
-        if self.layout == "transformers":
-            return hf
-        return f"ssm_cfg.{ssm}" if self.layout == "mamba_ssm" else ssm
+        if self.layout == "mamba_ssm":
+            return f"ssm_cfg.{ssm}"
+        return hf if self.layout == "transformers" or ssm not in self.config else ssm
 
     def _mismatch(self, key: str, expected: object, found: object, why: str) -> CheckpointError:
         return CheckpointError(
@@ -145,7 +145,7 @@ class Geometry:
         Raises:
             CheckpointError: it does not.
         """
-        if value % divisor:
+        if divisor < 1 or value % divisor:
             raise self._mismatch(name, f"a divisor of {value}", divisor, "not a divisor")
 
     def assert_inner_width(self, recovered: int) -> None:
@@ -160,7 +160,11 @@ class Geometry:
         expand = self.key("expand", "expand")
         if expand is None:
             return
-        if isinstance(expand, bool) or not isinstance(expand, int | float) or not expand > 0:
+        if (
+            isinstance(expand, bool)
+            or not isinstance(expand, int | float)
+            or not 0 < expand < 2**31
+        ):
             self.positive(expand, self._spelling("expand", "expand"))
         self.assert_value("expand", "expand", int(expand * self.d_model), recovered)
 
@@ -208,7 +212,7 @@ class Geometry:
         if divides is not None and len(candidates) > 1 and state is not None:
             # The key stands twice in the file: the tensors decide.
             value = next((int(c) for c in candidates if c * state == divides), value)
-        if divides is not None and divides % value:
+        if divides is not None and (divides < 1 or divides % value):
             raise self._mismatch(key, f"a divisor of {divides}", value, "not a divisor")
         return value
 
@@ -322,7 +326,7 @@ def backbone_fields(geometry: Geometry) -> dict[str, Any]:
     d_model_key, n_layer_key, tie_key = names[layout]
     for key, recovered in ((d_model_key, geometry.d_model), (n_layer_key, _layers(geometry))):
         value = geometry.positive(config.get(key), key)
-        if value != recovered:
+        if value != recovered and recovered not in geometry.checkpoint.ambiguous.get(key, ()):
             raise geometry._mismatch(key, value, recovered, f"{value} against {recovered}")
     vocab_size = geometry.positive(config.get("vocab_size"), "vocab_size")
     multiple = 1

@@ -15,6 +15,16 @@ def to_float32(op: OpBuilder, value: ir.Value) -> ir.Value:
     return op.Cast(value, to=ir.DataType.FLOAT)
 
 
+def reshape(op: OpBuilder, value: ir.Value, *sizes: ir.Value | list[int]) -> ir.Value:
+    """Emit ``value`` in the shape that ``sizes``, joined, spell out; a size of 0 means 0."""
+    return op.Reshape(value, op.Concat(*sizes, axis=0), allowzero=1)
+
+
+def reshape_like(op: OpBuilder, value: ir.Value, like: ir.Value) -> ir.Value:
+    """Emit ``value`` in the shape of ``like``, which may have a size of 0."""
+    return op.Reshape(value, op.Shape(like), allowzero=1)
+
+
 def softplus(op: OpBuilder, value: ir.Value) -> ir.Value:
     """Emit ``log(1 + exp(v))`` as ``max(v, 0) + 2 atanh(u / (2 + u))`` with ``u = exp(-|v|)``.
 

@@ -247,19 +247,20 @@ def _check_prompts(prompts: Sequence[Sequence[int]], vocab_size: int) -> None:
     for index, prompt in enumerate(prompts):
         if not len(prompt):
             raise UsageError(
-                f"prompt {index} is empty",
+                "a prompt is empty",
                 hint="give every prompt at least one token: the model continues, it cannot begin",
                 code="usage.empty_prompt",
+                tensor=f"prompts[{index}]",
                 expected="at least one token",
                 found=0,
             )
         for position, token in enumerate(prompt):
             if not 0 <= token < vocab_size:
                 raise ArtifactError(
-                    f"token {position} of prompt {index} is not in the vocabulary",
+                    "a token id is not in the vocabulary",
                     hint="use the tokenizer of this model, or ids from its vocabulary",
                     code="session.token_id",
-                    tensor="input_ids",
+                    tensor=f"prompts[{index}][{position}]",
                     expected=f"0 to {vocab_size - 1}",
                     found=token,
                 )
@@ -271,7 +272,7 @@ def _check_finite(logits: NDArray[np.float32], row: _Row) -> None:
         worst = int(finite.argmin())
         position = row.prompt_tokens + len(row.tokens)
         raise ParityError(
-            f"prompt {row.index} has a logit that is no number after {len(row.tokens)} new tokens",
+            f"a logit of prompts[{row.index}] is no number after {len(row.tokens)} new tokens",
             hint="check the checkpoint for NaN weights; for float16, export with --dtype float32",
             code="session.nonfinite_logits",
             tensor="logits",

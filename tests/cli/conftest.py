@@ -15,6 +15,9 @@ import pytest
 from typer.testing import CliRunner
 
 import mamba_export
+from mamba_export.dtypes import DType
+from mamba_export.graph.artifact import Manifest
+from mamba_export.models.state import IoNames, StateSpec
 from mamba_export_cli.app import app
 
 TOKENIZER = Path(__file__).parents[2] / "examples/checkpoints/mamba2-tiny/tokenizer.json"
@@ -25,12 +28,6 @@ class Dialect(enum.Enum):
     mamba = "mamba"
     contrib = "contrib"
     standard = "standard"
-
-
-class IoNames(enum.Enum):
-    genai = "genai"
-    transformersjs = "transformersjs"
-    optimum = "optimum"
 
 
 class Reference(enum.Enum):
@@ -121,13 +118,28 @@ class Library:
         self.raises: dict[str, BaseException] = {}
         self.warnings: tuple[str, ...] = ()
         self.report = Report()
-        self.manifest = SimpleNamespace(
+        self.same_source = True
+        self.manifest = Manifest(
+            tool_version="0",
             family="mamba2",
+            source={"name": "source", "layout": "transformers", "files": {}},
+            config={},
             dialect="mamba",
-            dtype="float32",
+            dtype=DType.float32,
             padded=False,
-            eos_token_ids=[0],
+            io_names=IoNames.genai,
+            vocab_size=VOCAB,
+            padded_vocab_size=VOCAB,
+            n_layer=2,
+            eos_token_ids=(0,),
+            states=tuple(
+                StateSpec(layer, kind, shape, DType.float32)
+                for layer in range(2)
+                for kind, shape in (("conv", (8, 3)), ("recurrent", (8, 4)))
+            ),
             graphs={"model": "model.onnx"},
+            mixers=2,
+            ops={},
             files={"model.onnx": {"size": 2048, "sha256": "0" * 64}},
         )
         self.artifact = artifact
@@ -143,7 +155,7 @@ class Library:
 
     def load_checkpoint(self, *args, **kwargs):
         self._note("load_checkpoint", args, kwargs)
-        return SimpleNamespace(source=args[0], warnings=self.warnings)
+        return SimpleNamespace(source=args[0], warnings=self.warnings, sha256=dict)
 
     def export(self, *args, **kwargs):
         self._note("export", args, kwargs)
@@ -152,7 +164,8 @@ class Library:
 
     def load(self, *args, **kwargs):
         self._note("Artifact.load", args, kwargs)
-        return SimpleNamespace(path=args[0], manifest=self.manifest)
+        same = self.same_source
+        return SimpleNamespace(path=args[0], manifest=self.manifest, is_artifact_of=lambda _: same)
 
     def open_session(self, *args, **kwargs):
         self._note("open_session", args, kwargs)

@@ -44,8 +44,12 @@ def test_onnx_for_people(cli, library) -> None:
     library.warnings = ("two keys \x1b[1mdisagree",)
     found = cli("onnx", "source", "-o", "out")
     assert found.code == 0
-    assert "mamba2 in float32, dialect mamba: out" in found.stdout
-    assert "2.0 KiB" in found.stdout
+    assert found.stdout.startswith("wrote out: mamba2, 2 layers, float32, dialect mamba\n")
+    for text in ("2.0 KiB", "past_key_values.{0–1}.recurrent_state", "[8, 4]"):
+        assert text in found.stdout
+    assert found.stdout.endswith(
+        "next:\n  mamba-export parity out --against source\n  mamba-export run out --tokens 1,2,3\n"
+    )
     assert found.stderr == "warning: two keys \\x1b[1mdisagree\n"
 
 
@@ -102,7 +106,7 @@ RUN_ROWS = [
     ("neither", [], 2, "usage.no_prompt", None),
     ("no numbers", ["--tokens", "1,x"], 2, "usage.token_list", "--tokens"),
     ("empty ids", ["--tokens", ""], 2, "usage.token_list", "--tokens"),
-    ("empty text", ["--prompt", ""], 2, "usage.empty_prompt", None),
+    ("empty text", ["--prompt", ""], 2, "usage.empty_prompt", "prompts[0]"),
     ("no UTF-8", ["--prompt", "a\udc80"], 2, "usage.prompt_encoding", None),
     ("no tokenizer", ["--prompt", "x"], 2, "usage.no_tokenizer", "--prompt"),
     ("long stop", ["--prompt", "x", "--stop", "xy"], 2, "usage.stop_token", "--stop"),
@@ -110,8 +114,8 @@ RUN_ROWS = [
     ("cold", ["--prompt", "x", "--temperature", "-1"], 2, "usage.option_range", "temperature"),
     ("nan", ["--prompt", "x", "--temperature", "nan"], 2, "usage.option_range", "temperature"),
     ("no tokens", ["--prompt", "x", "--max-new-tokens", "0"], 2, "usage.option_range", None),
-    ("id", ["--tokens", "256"], 65, "session.token_id", "input_ids"),
-    ("negative id", ["--tokens=-1"], 65, "session.token_id", "input_ids"),
+    ("id", ["--tokens", "256"], 65, "session.token_id", "prompts[0][0]"),
+    ("negative id", ["--tokens=-1"], 65, "session.token_id", "prompts[0][0]"),
     ("broken tokenizer", ["--prompt", "x"], 65, "artifact.tokenizer", None),
 ]
 
@@ -167,15 +171,16 @@ def test_parity_passes_every_option(cli, library, written) -> None:
 def test_parity_for_people(cli, library) -> None:
     found = cli("parity", "tiny", "--against", "source")
     assert found.code == 0
-    for text in ("logits", "recurrent_state", "prefill = steps", "1e-07", "[0, 3]", "passed"):
+    for text in ("logits", "3 recurrent", "prefill = steps", "1e-07", "[0, 3]", "passed"):
         assert text in found.stdout
     assert "FAILED" not in found.stdout
 
 
-@pytest.mark.parametrize("fmt", ["human", "json"])
+@pytest.mark.parametrize(("fmt", "same"), [("human", True), ("human", False), ("json", False)])
 def test_failed_parity_ends_with_79_and_still_shows_everything(
-    cli, library, written, fmt: str
+    cli, library, written, fmt: str, same: bool
 ) -> None:
+    library.same_source = same
     library.report = dataclasses.replace(
         library.report, passed=False, first_divergent_layer=3, worst=math.nan
     )
@@ -191,6 +196,8 @@ def test_failed_parity_ends_with_79_and_still_shows_everything(
     else:
         assert "FAILED; layer 3 diverged first" in found.stdout
         assert found.stdout.count("FAILED") == 4
+        assert found.stdout.endswith("layer 3 diverged first\n"), "the verdict comes last"
+        assert ("warning: tiny was not exported from" in found.stderr) == (not library.same_source)
 
 
 # --- env, inspect --------------------------------------------------------------------------------

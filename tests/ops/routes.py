@@ -107,7 +107,9 @@ def graph(
         functions.append(
             op.function(attributes, opset=opset, contrib_sizes=contrib_sizes, overload=suffix)
         )
-        carried = [ir.Attr(s.name, s.onnx_type, s.encode(attributes[s.name])) for s in op.attributes]
+        carried = [
+            ir.Attr(s.name, s.onnx_type, s.encode(attributes[s.name])) for s in op.attributes
+        ]
         carried += [ir.AttrString(name, text) for name, text in PLUGIN_ATTRIBUTES.items()]
         results = [value(s, s.name + suffix, elements[s.element]) for s in op.outputs]
         nodes.append(ir.Node(domain, op.name, actual, carried, outputs=results, overload=suffix))
@@ -117,9 +119,7 @@ def graph(
                 continue
             result.name = f"{result.name}_cast"
             outputs.append(value(spec, spec.name + suffix, outer(spec)))
-            nodes.append(
-                ir.node("Cast", [result], {"to": int(outer(spec))}, outputs=[outputs[-1]])
-            )
+            nodes.append(ir.node("Cast", [result], {"to": int(outer(spec))}, outputs=[outputs[-1]]))
     imports = {"": opset, domain: VERSION} | ({"com.microsoft": 1} if contrib else {})
     main = ir.Graph(inputs, outputs, nodes=nodes, opset_imports=imports, name="one_op")
     return ir.Model(main, ir_version=10, functions=functions)

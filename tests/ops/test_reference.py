@@ -27,9 +27,7 @@ def test_eager_is_the_oracle(case: OpCase) -> None:
     inputs = case.inputs()
     kept = [tensor.clone() for tensor in inputs]
     outputs = case.op(*inputs, **case.attributes)
-    verify(
-        case.op, case.attributes, [to_array(t) for t in kept], [to_array(y) for y in outputs]
-    )
+    verify(case.op, case.attributes, [to_array(t) for t in kept], [to_array(y) for y in outputs])
     assert all(torch.equal(now, before) for now, before in zip(inputs, kept, strict=True))
     assert all(y.is_contiguous() for y in outputs)
     owners = {tensor.data_ptr() for tensor in inputs if tensor.numel()}
