@@ -116,7 +116,7 @@ def write_weights(
             gap = memoryview(bytes(placement.offset - position))
             tensor = read_parameter(checkpoint, names, name, parameters[name])
             for block in _blocks(tensor, parameters[name].dtype, name, checkpoint, transposed):
-                for data in (gap, memoryview(block.view(torch.uint8).flatten().numpy())):
+                for data in (gap, block.view(torch.uint8).flatten().numpy().data):
                     digest.update(data)
                     with storage_errors(file):
                         write_all(descriptor, data)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mamba_export.dtypes import DType
-from mamba_export.models.layers import LayerNorm, RMSNorm
+from mamba_export.models.layers import LayerNorm, RMSNorm, cast
 from mamba_export.models.state import Kind, StateSpec
 
 
@@ -75,7 +75,7 @@ class Block(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the new hidden, in its own type, and the two new states."""
         out, conv_state, ssm_state = self.mixer(self.norm(hidden), conv_state, ssm_state, seqlens)
-        return hidden + out.to(hidden.dtype), conv_state, ssm_state
+        return hidden + cast(out, hidden.dtype), conv_state, ssm_state
 
 
 class Backbone(nn.Module):
@@ -144,7 +144,7 @@ class LanguageModel(nn.Module):
         else:
             batch, seqlen = input_ids.shape
             seqlens = torch.full((batch,), seqlen, dtype=torch.int32, device=input_ids.device)
-        hidden = self.backbone.embeddings(input_ids).to(self.backbone.residual_dtype)
+        hidden = cast(self.backbone.embeddings(input_ids), self.backbone.residual_dtype)
         new_states: list[Tensor] = []
         for block, conv_state, ssm_state in zip(
             self.backbone.layers, states[::2], states[1::2], strict=True
@@ -153,7 +153,7 @@ class LanguageModel(nn.Module):
             new_states += layer_states
         if order is not None:
             hidden = hidden.flatten(0, 1)[order]
-        logits = self.lm_head(self.backbone.norm_f(hidden)).float()
+        logits = cast(self.lm_head(self.backbone.norm_f(hidden)), torch.float32)
         return (logits.unsqueeze(1) if step else logits), new_states
 
 

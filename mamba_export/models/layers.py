@@ -25,9 +25,9 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis of x [...,dim]."""
-        return functional.rms_norm(x.float(), (self.weight.shape[0],), self.weight, self.eps).to(
-            self.out_dtype
-        )
+        dim = self.weight.shape[0]
+        normed = functional.rms_norm(cast(x, torch.float32), (dim,), self.weight, self.eps)
+        return cast(normed, self.out_dtype)
 
 
 class LayerNorm(nn.Module):
@@ -43,8 +43,9 @@ class LayerNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis of x [...,dim]."""
         dim = self.weight.shape[0]
-        normed = functional.layer_norm(x.float(), (dim,), self.weight, self.bias, self.eps)
-        return normed.to(self.out_dtype)
+        x = cast(x, torch.float32)
+        normed = functional.layer_norm(x, (dim,), self.weight, self.bias, self.eps)
+        return cast(normed, self.out_dtype)
 
 
 class GatedRMSNorm(nn.Module):
@@ -71,10 +72,10 @@ class GatedRMSNorm(nn.Module):
 
     def forward(self, y: Tensor, z: Tensor) -> Tensor:
         """Gate and normalise y [...,dim] with the gate z [...,dim]."""
-        gate = functional.silu(z.float())
+        y, gate = cast(y, torch.float32), functional.silu(cast(z, torch.float32))
         if self.norm_before_gate:
-            return (self._norm(y.float()) * gate).to(self.out_dtype)
-        return self._norm(y.float() * gate).to(self.out_dtype)
+            return cast(self._norm(y) * gate, self.out_dtype)
+        return cast(self._norm(y * gate), self.out_dtype)
 
     def _norm(self, x: Tensor) -> Tensor:
         dim = self.weight.shape[0]

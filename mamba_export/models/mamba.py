@@ -12,7 +12,7 @@ from mamba_export.checkpoint import Checkpoint
 from mamba_export.dtypes import DType
 from mamba_export.models.backbone import BackboneConfig, LanguageModel, Mixer
 from mamba_export.models.geometry import Geometry, backbone_fields
-from mamba_export.models.layers import CausalConv1d, StepProjection
+from mamba_export.models.layers import CausalConv1d, StepProjection, cast
 from mamba_export.models.state import Kind
 from mamba_export.ops import selective_scan, selective_state_update
 
@@ -90,7 +90,8 @@ class MambaMixer(Mixer):
 
 
 def _rms(x: Tensor, eps: float) -> Tensor:
-    return functional.rms_norm(x.float(), (x.shape[-1],), None, eps).to(x.dtype)
+    normed = functional.rms_norm(cast(x, torch.float32), (x.shape[-1],), None, eps)
+    return cast(normed, x.dtype)
 
 
 def config_from(checkpoint: Checkpoint) -> MambaConfig:

@@ -12,7 +12,7 @@ from mamba_export.checkpoint import Checkpoint
 from mamba_export.dtypes import DType
 from mamba_export.models.backbone import BackboneConfig, LanguageModel, Mixer
 from mamba_export.models.geometry import Geometry, backbone_fields
-from mamba_export.models.layers import CausalConv1d, GatedRMSNorm
+from mamba_export.models.layers import CausalConv1d, GatedRMSNorm, cast
 from mamba_export.models.state import Kind
 from mamba_export.ops import ssd_chunk_scan, ssd_state_update
 
@@ -116,7 +116,8 @@ class Mamba2Mixer(Mixer):
         if config.gated_norm:
             y = self.norm(y, z)
         else:
-            y = (y.float() * functional.silu(z.float())).to(y.dtype)
+            gate = functional.silu(cast(z, torch.float32))
+            y = cast(cast(y, torch.float32) * gate, y.dtype)
         return self.out_proj(y), conv_state, ssm_state
 
 

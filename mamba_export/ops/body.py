@@ -15,14 +15,14 @@ def to_float32(op: OpBuilder, value: ir.Value) -> ir.Value:
     return op.Cast(value, to=ir.DataType.FLOAT)
 
 
-def reshape(op: OpBuilder, value: ir.Value, *sizes: ir.Value | list[int]) -> ir.Value:
-    """Emit ``value`` in the shape that ``sizes``, joined, spell out; a size of 0 means 0."""
-    return op.Reshape(value, op.Concat(*sizes, axis=0), allowzero=1)
+def reshape(op: OpBuilder, value: ir.Value, shape: ir.Value) -> ir.Value:
+    """Emit ``value`` in a computed shape, in which 0 is a size and not a placeholder."""
+    return op.Reshape(value, shape, allowzero=1)
 
 
 def reshape_like(op: OpBuilder, value: ir.Value, like: ir.Value) -> ir.Value:
-    """Emit ``value`` in the shape of ``like``, which may have a size of 0."""
-    return op.Reshape(value, op.Shape(like), allowzero=1)
+    """Emit ``value`` in the shape of ``like``."""
+    return reshape(op, value, op.Shape(like))
 
 
 def softplus(op: OpBuilder, value: ir.Value) -> ir.Value:

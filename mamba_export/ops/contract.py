@@ -271,6 +271,10 @@ class Op:
             opset_imports={"": opset} | ({"com.microsoft": 1} if use_contrib else {}),
         )
         function.overload = overload
+        for node in function.graph:
+            for attribute in node.attributes.values():
+                if attribute.type == ir.AttributeType.GRAPH:
+                    _prefix_names(attribute.as_graph(), f"{self.torch_name}_inner")
         for spec, value in zip(self.outputs, function.outputs, strict=True):
             value.name = f"{self.torch_name}_{spec.name}"
         return function
@@ -311,6 +315,13 @@ def contract_table(ops: Sequence[Op]) -> str:
             for s in op.attributes
         ]
     return "\n".join(lines) + "\n"
+
+
+def _prefix_names(graph: ir.Graph, prefix: str) -> None:
+    """Keep the builder's names inside a subgraph apart from its names outside."""
+    for node in graph:
+        for value in node.outputs:
+            value.name = f"{prefix}_{value.name}"
 
 
 def _tensor_spec(name: str, annotation: str) -> TensorSpec:

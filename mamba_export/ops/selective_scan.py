@@ -101,8 +101,8 @@ def _(
     groups = op.Shape(B, start=2, end=3)
     by_group = op.Concat(op.Shape(x, end=2), groups, op.Div(op.Shape(x, start=2), groups), axis=0)
     operands = [
-        op.Reshape(op.Mul(step, x32), by_group),
-        op.Reshape(step, by_group),
+        body.reshape(op, op.Mul(step, x32), by_group),
+        body.reshape(op, step, by_group),
         body.to_float32(op, B),
         body.to_float32(op, C),
     ]
@@ -114,6 +114,11 @@ def _(
     # ONNX Runtime's Scan cannot run over nothing, so an empty sequence gets one token of dt = 0.
     seqlen = op.Shape(x, start=1, end=2)
     filler = op.Concat([0] * 5, op.Max(op.Sub([1], seqlen), [0]), [0, 0], axis=0)
+
+    # Time comes first: over any other axis its Scan transposes by itself, more slowly, and divides
+    # by the size of an empty batch.
+    def by_time(value: ir.Value) -> ir.Value:
+        return op.Transpose(op.Pad(turn(value), filler), perm=[1, 0, 2, 3])
 
     A_grouped = split_channels(op, A, groups)
 
@@ -132,18 +137,17 @@ def _(
     )
     state, y = op.Scan(
         split_state(op, ssm_state, groups),
-        *(op.Pad(turn(value), filler) for value in operands),
+        *(by_time(value) for value in operands),
         body=scan_body,
         num_scan_inputs=len(operands),
-        scan_input_axes=[1] * len(operands),
-        scan_output_axes=[1],
         _outputs=2,
     )
-    y = op.Reshape(turn(op.Slice(y, [0], seqlen, [1])), op.Shape(x))
+    y = turn(op.Transpose(op.Slice(y, [0], seqlen, [0]), perm=[1, 0, 2, 3]))
+    y = body.reshape_like(op, y, x)
     y = op.Add(y, op.Mul(D, x32))
     if gated:
         y = op.Mul(y, body.silu(op, body.to_float32(op, z)))
-    return op.CastLike(y, x), op.Reshape(state, op.Shape(ssm_state))
+    return op.CastLike(y, x), body.reshape_like(op, state, ssm_state)
 
 
 @selective_scan.contrib

@@ -92,22 +92,20 @@ def _(
     x32 = body.to_float32(op, x)
     step = body.step_size(op, dt, dt_bias, dt_softplus=dt_softplus)
     groups = op.Shape(B, start=1, end=2)
-    by_group = op.Concat(
-        op.Shape(x, end=1), groups, op.Div(op.Shape(x, start=1), groups), axis=0
-    )
+    by_group = op.Concat(op.Shape(x, end=1), groups, op.Div(op.Shape(x, start=1), groups), axis=0)
     state, y = emit_advance(
         op,
-        op.Reshape(op.Mul(step, x32), by_group),
-        op.Reshape(step, by_group),
+        body.reshape(op, op.Mul(step, x32), by_group),
+        body.reshape(op, step, by_group),
         split_channels(op, A, groups),
         body.to_float32(op, B),
         body.to_float32(op, C),
         split_state(op, ssm_state, groups),
     )
-    y = op.Add(op.Reshape(y, op.Shape(x)), op.Mul(D, x32))
+    y = op.Add(body.reshape_like(op, y, x), op.Mul(D, x32))
     if gated:
         y = op.Mul(y, body.silu(op, body.to_float32(op, z)))
-    return op.CastLike(y, x), op.Reshape(state, op.Shape(ssm_state))
+    return op.CastLike(y, x), body.reshape_like(op, state, ssm_state)
 
 
 def split_channels(op: OpBuilder, A: ir.Value, groups: ir.Value) -> ir.Value:
@@ -121,7 +119,7 @@ def split_state(op: OpBuilder, ssm_state: ir.Value, groups: ir.Value) -> ir.Valu
     shape = op.Concat(
         op.Shape(ssm_state, end=1), groups, channels, op.Shape(ssm_state, start=2), axis=0
     )
-    return op.Reshape(ssm_state, shape)
+    return body.reshape(op, ssm_state, shape)
 
 
 def emit_advance(

@@ -107,7 +107,7 @@ def _(
 
     def cut(value: ir.Value, rank: int, *rest: ir.Value) -> ir.Value:
         pads = op.Concat([0] * (rank + 1), tail, [0] * (rank - 2), axis=0)
-        return op.Reshape(op.Pad(value, pads), op.Concat(batch, chunks, chunk, *rest, axis=0))
+        return body.reshape(op, op.Pad(value, pads), op.Concat(batch, chunks, chunk, *rest, axis=0))
 
     dtx = op.Transpose(
         cut(dtx, 4, groups, heads, op.Shape(x, start=3)), perm=[0, 1, 3, 4, 2, 5]
@@ -134,12 +134,12 @@ def _(
     # Over chunks: the state before chunk i is one product with an (L+1)^2 decay matrix, in which
     # the incoming state is chunk 0.
     state_shape = op.Concat(batch, groups, heads, op.Shape(ssm_state, start=2), axis=0)
-    initial = op.Unsqueeze(op.Reshape(ssm_state, state_shape), [1])
+    initial = op.Unsqueeze(body.reshape(op, ssm_state, state_shape), [1])
     flat = op.Concat(
         batch, groups, heads, op.Add(chunks, [1]), op.Mul(dstate, op.Shape(x, start=3)), axis=0
     )
-    states = op.Reshape(
-        op.Transpose(op.Concat(initial, added, axis=1), perm=[0, 2, 3, 1, 4, 5]), flat
+    states = body.reshape(
+        op, op.Transpose(op.Concat(initial, added, axis=1), perm=[0, 2, 3, 1, 4, 5]), flat
     )  # [B,G,R,L+1,N*P]
     totals = op.Transpose(op.ReduceSum(log_decay, [4], keepdims=0), perm=[0, 2, 3, 1])
     totals = op.Pad(totals, [0, 0, 0, 1, 0, 0, 0, 0])  # [B,G,R,L+1]
@@ -148,7 +148,9 @@ def _(
     before = op.Slice(states, [0], chunks, [3])
     final = op.Slice(states, chunks, [2**62], [3])
     by_chunk = op.Concat(batch, groups, heads, chunks, op.Shape(ssm_state, start=2), axis=0)
-    before = op.Transpose(op.Reshape(before, by_chunk), perm=[0, 3, 1, 2, 4, 5])  # [B,L,G,R,N,P]
+    before = op.Transpose(
+        body.reshape(op, before, by_chunk), perm=[0, 3, 1, 2, 4, 5]
+    )  # [B,L,G,R,N,P]
 
     # From earlier chunks: y_t += exp(log decay from the chunk's start to t) C_t . state before.
     from_start = op.Exp(op.CumSum(log_decay, 4))
@@ -156,10 +158,10 @@ def _(
     y = op.Add(y, op.Mul(carried, op.Unsqueeze(from_start, [5])))
 
     padded = op.Concat(batch, op.Mul(chunks, chunk), op.Shape(x, start=2), axis=0)
-    y = op.Reshape(op.Transpose(y, perm=[0, 1, 4, 2, 3, 5]), padded)
+    y = body.reshape(op, op.Transpose(y, perm=[0, 1, 4, 2, 3, 5]), padded)
     y = op.Slice(y, [0], seqlen, [1])
     y = op.Add(y, op.Mul(op.Unsqueeze(D, [1]), x32))
-    return op.CastLike(y, x), op.Reshape(final, op.Shape(ssm_state))
+    return op.CastLike(y, x), body.reshape_like(op, final, ssm_state)
 
 
 def segment_sums(op: OpBuilder, values: ir.Value, size: ir.Value) -> ir.Value:
@@ -216,5 +218,5 @@ def _(
         _domain="com.microsoft",
         _outputs=2,
     )
-    y = op.Add(op.Reshape(y, op.Shape(x)), op.Mul(op.Unsqueeze(D, [1]), x32))
+    y = op.Add(body.reshape_like(op, y, x), op.Mul(op.Unsqueeze(D, [1]), x32))
     return op.CastLike(y, x), state

@@ -98,11 +98,11 @@ def _(
     batch_groups = op.Concat(op.Shape(x, end=1), groups, heads, axis=0)
     state_shape = op.Concat(batch_groups, op.Shape(ssm_state, start=2), axis=0)
     kept = op.Mul(
-        op.Reshape(decay, op.Concat(batch_groups, [1, 1], axis=0)),
-        op.Reshape(ssm_state, state_shape),
+        body.reshape(op, decay, op.Concat(batch_groups, [1, 1], axis=0)),
+        body.reshape(op, ssm_state, state_shape),
     )
-    dtx_row = op.Reshape(dtx, op.Concat(batch_groups, [1], op.Shape(x, start=2), axis=0))
+    dtx_row = body.reshape(op, dtx, op.Concat(batch_groups, [1], op.Shape(x, start=2), axis=0))
     state = op.Add(kept, op.Mul(op.Unsqueeze(body.to_float32(op, B), [2, 4]), dtx_row))
     y = op.MatMul(op.Unsqueeze(body.to_float32(op, C), [2, 3]), state)  # [B,G,H/G,1,P]
-    y = op.Add(op.Reshape(y, op.Shape(x)), op.Mul(op.Unsqueeze(D, [1]), x32))
-    return op.CastLike(y, x), op.Reshape(state, op.Shape(ssm_state))
+    y = op.Add(body.reshape_like(op, y, x), op.Mul(op.Unsqueeze(D, [1]), x32))
+    return op.CastLike(y, x), body.reshape_like(op, state, ssm_state)

@@ -43,7 +43,7 @@ class OrtState:
         """Copy the state out; see :class:`State`."""
         manifest = self._artifact.manifest
         return {
-            spec.name: _from_graph(value.numpy(), spec, manifest.io_names)
+            spec.name: _from_graph(value.numpy().copy(), spec, manifest.io_names)
             for spec, value in zip(manifest.states, self.values, strict=True)
         }
 
@@ -62,7 +62,7 @@ class OrtSession:
         manifest = artifact.manifest
         if manifest.dtype is DType.bfloat16:
             raise CapabilityError(
-                "ONNX Runtime has no bfloat16 kernels for the CPU",
+                "ONNX Runtime has no bfloat16 matrix product for the CPU",
                 "export with --dtype float32 or float16 to run here; bfloat16 is for GPUs",
                 code="session.bfloat16",
                 file=str(artifact.path),
@@ -110,7 +110,7 @@ class OrtSession:
         """See :meth:`Session.state_from_arrays`."""
         batch, checked = check_arrays(arrays, self.states)
         naming = self.artifact.manifest.io_names
-        values = [_ort_value(_to_graph(checked[s.name], s, naming)) for s in self.states]
+        values = [_ort_value(_to_graph(checked[s.name].copy(), s, naming)) for s in self.states]
         return OrtState(self.artifact, values, batch)
 
     def prefill(

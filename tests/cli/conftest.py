@@ -19,6 +19,7 @@ from mamba_export.dtypes import DType
 from mamba_export.graph.artifact import Manifest
 from mamba_export.models.state import IoNames, StateSpec
 from mamba_export_cli.app import app
+from tests.exported import Exports
 
 TOKENIZER = Path(__file__).parents[2] / "examples/checkpoints/mamba2-tiny/tokenizer.json"
 VOCAB = 256
@@ -204,16 +205,44 @@ class Outcome:
         return json.loads(self.stdout)
 
 
+def invoke(*arguments: object) -> Outcome:
+    """Run a command line in this process."""
+    result = CliRunner().invoke(app, [str(each) for each in arguments], prog_name="mamba-export")
+    return Outcome(result.exit_code, result.stdout, result.stderr)
+
+
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch):
     """Run a command line and return how it ended."""
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "80")
+    return invoke
 
-    def run(*arguments: object) -> Outcome:
-        result = CliRunner().invoke(
-            app, [str(each) for each in arguments], prog_name="mamba-export"
-        )
-        return Outcome(result.exit_code, result.stdout, result.stderr)
 
-    return run
+class Commands:
+    """Artifacts that `mamba-export onnx` wrote, each once for all tests and workers."""
+
+    def __init__(self, exports: Exports) -> None:
+        self.exports = exports
+
+    def __call__(self, name: str, *options: str) -> tuple[Path, dict[str, Any]]:
+        """Return the artifact (do not write to it) and the command's JSON document."""
+        key = "-".join([name, *(each.lstrip("-") for each in options)])
+        folder = self.exports.root / "commands" / key
+        source = self.exports.checkpoint(name)
+        with self.exports._locked(f"command-{key}"):
+            printed = folder / "printed.json"
+            if not printed.exists():
+                folder.mkdir(parents=True, exist_ok=True)
+                found = invoke(
+                    "onnx", source, "-o", folder / "artifact", *options, "--format", "json"
+                )
+                assert found.code == 0, found.stdout
+                assert found.stderr == ""
+                printed.write_text(found.stdout)
+        return folder / "artifact", json.loads(printed.read_text())
+
+
+@pytest.fixture(scope="session")
+def written(exports: Exports) -> Commands:
+    return Commands(exports)

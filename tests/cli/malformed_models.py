@@ -57,7 +57,9 @@ class MalformedModel:
     options: tuple[str, ...] = ()
 
 
-def made(kind: str, *, config: Change | None = None, tensors: Change | None = None) -> Callable[[Path], None]:
+def made(
+    kind: str, *, config: Change | None = None, tensors: Change | None = None
+) -> Callable[[Path], None]:
     """A valid checkpoint of a kind, in safetensors, with its config or its tensors changed."""
 
     def build(directory: Path) -> None:
@@ -97,7 +99,9 @@ def keys(kind: str, **values: Any) -> Callable[[Path], None]:
     return made(kind, config=change)
 
 
-def tensor(kind: str, name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Path], None]:
+def tensor(
+    kind: str, name: str, change: Callable[[torch.Tensor], torch.Tensor]
+) -> Callable[[Path], None]:
     """Change one tensor."""
     return made(kind, tensors=lambda all_: all_.update({name: change(all_[name])}))
 

@@ -147,7 +147,7 @@ def test_run_has_the_defaults_of_the_library() -> None:
 
 
 @pytest.fixture
-def written(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+def pages(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     paths: list[Path] = []
     monkeypatch.setattr(
         "mamba_export.parity.html.write_html", lambda report, path: paths.append(path)
@@ -155,7 +155,7 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return paths
 
 
-def test_parity_passes_every_option(cli, library, written) -> None:
+def test_parity_passes_every_option(cli, library, pages) -> None:
     arguments = "parity tiny --against source --reference transformers --tokens 9 --steps 3"
     found = cli(*arguments.split(), "--seed", 7, "--report", "page.html", "--format", "json")
     assert found.code == 0, found.stdout
@@ -164,7 +164,7 @@ def test_parity_passes_every_option(cli, library, written) -> None:
     assert kwargs.pop("reference").value == "transformers"
     assert callable(kwargs.pop("progress"))
     assert kwargs == {"tokens": 9, "steps": 3, "seed": 7}
-    assert written == [Path("page.html")]
+    assert pages == [Path("page.html")]
     assert found.json["passed"] is True
 
 
@@ -178,7 +178,7 @@ def test_parity_for_people(cli, library) -> None:
 
 @pytest.mark.parametrize(("fmt", "same"), [("human", True), ("human", False), ("json", False)])
 def test_failed_parity_ends_with_79_and_still_shows_everything(
-    cli, library, written, fmt: str, same: bool
+    cli, library, pages, fmt: str, same: bool
 ) -> None:
     library.same_source = same
     library.report = dataclasses.replace(
@@ -188,7 +188,7 @@ def test_failed_parity_ends_with_79_and_still_shows_everything(
         *("parity", "tiny", "--against", "source", "--report", "page.html", "--format", fmt)
     )
     assert found.code == 79
-    assert written == [Path("page.html")]
+    assert pages == [Path("page.html")]
     if fmt == "json":
         assert found.json["passed"] is False
         assert found.json["first_divergent_layer"] == 3

@@ -57,15 +57,15 @@ MODELS = [
         "35 sigmoid for SiLU in the gate",
         _LAYERS,
         "model:mamba2",
-        "functional.silu(z.float())",
-        "torch.sigmoid(z.float())",
+        "functional.silu(cast(z, torch.float32))",
+        "torch.sigmoid(cast(z, torch.float32))",
     ),
     bug(
         "39 epsilon lost",
         _LAYERS,
         "model:mamba_epsilon",
-        "(self.weight.shape[0],), self.weight, self.eps",
-        "(self.weight.shape[0],), self.weight, 1e-5",
+        "(dim,), self.weight, self.eps)\n        return cast(normed",
+        "(dim,), self.weight, 1e-5)\n        return cast(normed",
     ),
     bug(
         "39 epsilon outside the root, of the grouped norm",
@@ -92,7 +92,7 @@ MODELS = [
         "41 residual in bfloat16",
         _BACKBONE,
         "model:mamba",
-        "hidden + out.to(hidden.dtype)",
+        "hidden + cast(out, hidden.dtype)",
         "(hidden + out).bfloat16().float()",
     ),
     bug(

@@ -60,7 +60,9 @@ def test_float32_is_the_eager_model_on_every_route(
             truth = outputs(*eager.prefill(ids))
             whole = session.prefill(ids)
             assert_same(outputs(*whole), truth, limits(DType.float32, list(truth)))
-            assert_same(outputs(*steps(session, ids)), outputs(*whole), equivalence(DType.float32))
+            if tokens in (3, CHUNK + 1):
+                ours = steps(session, ids)
+                assert_same(outputs(*ours), outputs(*whole), equivalence(DType.float32))
 
 
 @pytest.mark.parametrize("name", ["mamba", "mamba2"])
@@ -133,7 +135,7 @@ def test_a_padded_row_is_the_row_alone(
         assert session.padded
         batch = session.prefill(ids, attention_mask=mask)
         after = steps(session, ids[:, :3], batch.state)
-        for row, length in enumerate(lengths):
+        for row in range(len(lengths)):
             valid = mask[row] == 1
             alone = session.prefill(ids[row : row + 1, valid])
             arrays = {n: a[row : row + 1] for n, a in batch.state.arrays().items()}
