@@ -19,12 +19,14 @@ from mamba_export_cli.options import (
 from mamba_export_cli.output import Sink, table
 from mamba_export_cli.signals import writing
 from mamba_export_cli.states import states_table
-from mamba_export_cli.text import escaped, size
+from mamba_export_cli.text import escaped, printable, size
 
 EXAMPLE = """Example:
   mamba-export onnx examples/checkpoints/mamba2-tiny -o tiny
   mamba-export onnx ./mamba-130m -o small --dtype float16 --step --force
 """
+
+_SHOWN = ("family", "n_layer", "dialect", "dtype", "padded", "io_names", "graphs", "files")
 
 
 def onnx(
@@ -67,14 +69,7 @@ def onnx(
     held = state_bytes(manifest.states)
     document = {
         "path": str(artifact.path),
-        "family": manifest.family,
-        "n_layer": manifest.n_layer,
-        "dialect": manifest.dialect,
-        "dtype": manifest.dtype,
-        "padded": manifest.padded,
-        "io_names": manifest.io_names,
-        "graphs": manifest.graphs,
-        "files": manifest.files,
+        **{name: getattr(manifest, name) for name in _SHOWN},
         "states": states,
         "state_bytes": held,
         "warnings": checkpoint.warnings,
@@ -97,6 +92,6 @@ def _next_steps(source: str, output: Path, dtype: str, *, has_tokenizer: bool) -
     prompt = '--prompt "Once upon a time"' if has_tokenizer else "--tokens 1,2,3"
     return [
         "next:",
-        f"  mamba-export parity {escaped(artifact)} --against {escaped(checkpoint)}",
-        f"  mamba-export run {escaped(artifact)} {prompt}",
+        f"  mamba-export parity {printable(artifact)} --against {printable(checkpoint)}",
+        f"  mamba-export run {printable(artifact)} {prompt}",
     ]

@@ -17,7 +17,7 @@ from types import TracebackType
 
 from typing_extensions import Self
 
-from mamba_export.errors import BusyError, MambaExportError, OutputError, StorageError
+from mamba_export.errors import BusyError, OutputError, StorageError
 
 _OWNER = ".owner.json"
 _RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2
@@ -64,8 +64,9 @@ class AtomicDirectory:
                 token = f"{os.getpid()}-{secrets.token_hex(4)}"
                 self.path = parent / f".{self.target.name}.partial-{token}"
                 self.path.mkdir(mode=0o700)
+                (self.path / _OWNER).write_text(json.dumps(_owner()))
             except OSError as error:
-                self._release()
+                self._abandon()
                 if error.errno in _FULL:
                     raise
                 raise OutputError(
@@ -74,10 +75,9 @@ class AtomicDirectory:
                     code="output.create",
                     file=str(self.target),
                 ) from error
-            except MambaExportError:
-                self._release()
+            except BaseException:
+                self._abandon()
                 raise
-            (self.path / _OWNER).write_text(json.dumps(_owner()))
         return self
 
     def __exit__(
@@ -91,8 +91,7 @@ class AtomicDirectory:
                 with storage_errors(self.target):
                     self._publish()
         finally:
-            shutil.rmtree(self.path, ignore_errors=True)
-            self._release()
+            self._abandon()
 
     def require(self, size: int) -> None:
         """Check that the file system has room before the work starts.
@@ -100,7 +99,8 @@ class AtomicDirectory:
         Raises:
             StorageError: fewer than ``size`` bytes are free.
         """
-        stats = os.statvfs(self.path)
+        with storage_errors(self.path):
+            stats = os.statvfs(self.path)
         free = stats.f_bavail * stats.f_frsize
         if free < size:
             raise StorageError(
@@ -177,6 +177,12 @@ class AtomicDirectory:
                 file=str(self.target),
             ) from error
         self._lock = descriptor
+
+    def _abandon(self) -> None:
+        """Remove what was written, or what it replaced; after publishing a new target, nothing."""
+        if self.path != self.target:
+            shutil.rmtree(self.path, ignore_errors=True)
+        self._release()
 
     def _release(self) -> None:
         if self._lock is not None:

@@ -22,8 +22,8 @@ def genai_config(
         pad_token_id: fills batches.
         padded: the graph takes an attention_mask.
     """
-    # genai demands an end token, and stops at it: without one, name a row that no text contains.
-    end = list(eos_token_ids) or [config.padded_vocab_size]
+    # genai refuses an end token that is no row of the vocabulary, and takes an empty list of them.
+    end = list(eos_token_ids)
     inputs = {"input_ids": "input_ids"}
     if padded:
         inputs["attention_mask"] = "attention_mask"
@@ -32,7 +32,7 @@ def genai_config(
             "type": "decoder",
             "vocab_size": config.padded_vocab_size,
             "context_length": CONTEXT_LENGTH,
-            "bos_token_id": end[0],
+            "bos_token_id": end[0] if end else pad_token_id,
             "eos_token_id": end,
             "pad_token_id": pad_token_id,
             "decoder": {

@@ -107,7 +107,8 @@ def write_weights(
     total = total_bytes(placements)
     digest = hashlib.sha256()
     position = 0
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    with storage_errors(file):
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         with storage_errors(file):
             if total:
@@ -124,7 +125,8 @@ def write_weights(
                 gap = gap[:0]
                 progress(position, total)
     finally:
-        os.close(descriptor)
+        with storage_errors(file):
+            os.close(descriptor)
     checkpoint.verify_unchanged()
     return digest.hexdigest()
 
