@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from mamba_export_cli.export_summary import export_summary, next_steps
 from mamba_export_cli.options import (
     DialectOpt,
     DtypeOpt,
@@ -15,18 +17,15 @@ from mamba_export_cli.options import (
     PaddedOpt,
     SourceArg,
     StepOpt,
+    VerifyAgainstOpt,
 )
-from mamba_export_cli.output import Sink, table
+from mamba_export_cli.output import Sink
 from mamba_export_cli.signals import writing
-from mamba_export_cli.states import states_table
-from mamba_export_cli.text import escaped, printable, size
 
 EXAMPLE = """Example:
   mamba-export onnx examples/checkpoints/mamba2-tiny -o tiny
-  mamba-export onnx ./mamba-130m -o small --dtype float16 --step --force
+  mamba-export onnx ./mamba-130m -o small --dtype float16 --step --verify eager
 """
-
-_SHOWN = ("family", "n_layer", "dialect", "dtype", "padded", "io_names", "graphs", "files")
 
 
 def onnx(
@@ -37,6 +36,7 @@ def onnx(
     step: StepOpt = False,
     padded: PaddedOpt = False,
     io_names: IoNamesOpt = "genai",
+    verify: VerifyAgainstOpt = None,
     force: ForceOpt = False,
     fmt: FormatOpt = "human",
 ) -> None:
@@ -50,7 +50,6 @@ def onnx(
 
     # Only now, because torch takes seconds: most mistakes are found before.
     from mamba_export import Dialect, DType, IoNames, export
-    from mamba_export.inspection import describe_states, state_bytes
 
     with sink.progress() as progress, writing():
         artifact = export(
@@ -62,36 +61,18 @@ def onnx(
             padded=padded,
             io_names=IoNames(io_names),
             force=force,
+            verify=None if verify is None else partial(_verified, source, verify),
             progress=progress,
         )
-    manifest = artifact.manifest
-    states = describe_states(manifest)
-    held = state_bytes(manifest.states)
-    document = {
-        "path": str(artifact.path),
-        **{name: getattr(manifest, name) for name in _SHOWN},
-        "states": states,
-        "state_bytes": held,
-        "warnings": checkpoint.warnings,
-    }
-    files = [(name, size(facts["size"])) for name, facts in sorted(manifest.files.items())]
-    sink.result(
-        document,
-        f"wrote {escaped(output)}: {manifest.family}, {manifest.n_layer} layers, {dtype}, "
-        f"dialect {dialect}\n",
-        table("files", ["", ""], files),
-        states_table(states, held),
-        *_next_steps(source, output, dtype, has_tokenizer="tokenizer.json" in manifest.files),
-    )
+    document, *blocks = export_summary(artifact, output, checkpoint.warnings)
+    verified = [] if verify is None else [f"verified: parity with {verify} passed"]
+    sink.result(document, *blocks, *verified, *next_steps(artifact, source, output))
 
 
-def _next_steps(source: str, output: Path, dtype: str, *, has_tokenizer: bool) -> list[str]:
-    artifact, checkpoint = shlex.quote(str(output)), shlex.quote(source)
-    if dtype == "bfloat16":
-        return ["next: run it on a GPU; ONNX Runtime has no bfloat16 kernels for the CPU"]
-    prompt = '--prompt "Once upon a time"' if has_tokenizer else "--tokens 1,2,3"
-    return [
-        "next:",
-        f"  mamba-export parity {printable(artifact)} --against {printable(checkpoint)}",
-        f"  mamba-export run {printable(artifact)} {prompt}",
-    ]
+def _verified(source: str, reference: str, directory: Path) -> dict[str, Any]:
+    """Compare a finished artifact with its checkpoint; raises ParityError if they differ."""
+    from mamba_export import Reference, check_parity
+
+    report = check_parity(directory, source, reference=Reference(reference))
+    report.require_passed()
+    return report.summary()

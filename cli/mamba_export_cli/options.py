@@ -75,6 +75,15 @@ IoNamesOpt = Annotated[
         help="Whose names inputs and outputs follow: genai, transformersjs or optimum.",
     ),
 ]
+VerifyAgainstOpt = Annotated[
+    ReferenceName | None,
+    typer.Option(
+        "--verify",
+        metavar="NAME",
+        help="Run parity against this reference first: eager, transformers or mamba_ssm. An"
+        " artifact that fails is not written.",
+    ),
+]
 ForceOpt = Annotated[bool, typer.Option("--force", help="Replace an artifact that is there.")]
 
 PromptOpt = Annotated[

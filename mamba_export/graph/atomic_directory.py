@@ -188,7 +188,8 @@ class AtomicDirectory:
         if self._lock is not None:
             with contextlib.suppress(OSError):
                 (self.target.parent / f".{self.target.name}.lock").unlink()
-            os.close(self._lock)
+            with contextlib.suppress(OSError):
+                os.close(self._lock)
             self._lock = None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import onnx_ir as ir
 
 from mamba_export import __version__
 from mamba_export.checkpoint import Checkpoint
+from mamba_export.checkpoint.json_text import decode_json
 from mamba_export.dtypes import DType
 from mamba_export.errors import ExportError, UsageError
 from mamba_export.graph.artifact import DATA_FILE, MANIFEST, Artifact, Manifest, sha256
@@ -87,6 +87,7 @@ def export(
         )
     report = progress or (lambda stage, done, total: None)
     family, config = read_config(checkpoint)
+    ends, pad = _special_tokens(checkpoint, config)
     with AtomicDirectory(
         Path(output), replaceable=MANIFEST, force=force, source=checkpoint.directory
     ) as directory:
@@ -113,7 +114,6 @@ def export(
                 lambda done, total: report("weights", done, total),
             )
         }
-        ends, pad = _special_tokens(checkpoint, config)
         for source in checkpoint.tokenizer_files():
             with storage_errors(directory.path):
                 shutil.copyfile(source, directory.path / source.name)
@@ -199,7 +199,7 @@ def _special_tokens(checkpoint: Checkpoint, config: BackboneConfig) -> tuple[lis
     fields: dict[str, Any] = dict(checkpoint.config)
     for file in checkpoint.tokenizer_files():
         if file.name == "generation_config.json":
-            fields |= json.loads(file.read_text(encoding="utf-8"))
+            fields |= decode_json(file.read_bytes(), file.name).value
     value = fields.get("eos_token_id")
     values = value if isinstance(value, list) else [value]
     ends = [v for v in values if isinstance(v, int) and 0 <= v < config.padded_vocab_size]

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import onnx_ir as ir
 import torch
@@ -15,12 +16,12 @@ from torch import Tensor
 
 from mamba_export.checkpoint import Checkpoint, check_finite
 from mamba_export.dtypes import DType
-from mamba_export.errors import ExportError
+from mamba_export.errors import CheckpointError, ExportError
 from mamba_export.graph.artifact import DATA_FILE
 from mamba_export.graph.atomic_directory import storage_errors, write_all
 from mamba_export.graph.passes.fold_transposed_weights import TRANSPOSED
 from mamba_export.models.backbone import LanguageModel
-from mamba_export.models.weights import read_parameter, stored_names
+from mamba_export.models.weights import parameter_source, read_parameter, stored_names
 
 _ALIGNMENT = 64
 _BLOCK_BYTES = 16 * 2**20
@@ -116,7 +117,10 @@ def write_weights(
         for (name, transposed), placement in placements.items():
             gap = memoryview(bytes(placement.offset - position))
             tensor = read_parameter(checkpoint, names, name, parameters[name])
-            for block in _blocks(tensor, parameters[name].dtype, name, checkpoint, transposed):
+            for block in _blocks(tensor, parameters[name].dtype, transposed):
+                # The extremes carry any NaN or infinity, and cost one pass.
+                if not all(map(math.isfinite, map(float, torch.aminmax(block)))):
+                    _refuse(checkpoint, names, name, parameters[name].dtype)
                 for data in (gap, block.view(torch.uint8).flatten().numpy().data):
                     digest.update(data)
                     with storage_errors(file):
@@ -131,26 +135,41 @@ def write_weights(
     return digest.hexdigest()
 
 
-def _blocks(
-    tensor: Tensor, dtype: torch.dtype, name: str, checkpoint: Checkpoint, transposed: bool
-) -> Iterator[Tensor]:
+def _blocks(tensor: Tensor, dtype: torch.dtype, transposed: bool) -> Iterator[Tensor]:
     """Yield a tensor as stored in the graph, in slices of its first axis."""
     stored = tensor.t() if transposed else tensor
     width = max(1, stored[:1].numel()) * stored.element_size()
     rows = max(1, _BLOCK_BYTES // width)
     for first in range(0, stored.shape[0], rows):
-        source = stored[first : first + rows]
-        block = source.to(dtype).contiguous()
-        # The extremes carry any NaN or infinity, and cost one pass.
-        if not all(map(math.isfinite, map(float, torch.aminmax(block)))):
-            check_finite(name, source, file=str(checkpoint.source))
-            raise ExportError(
-                f"a weight does not fit {str(dtype).removeprefix('torch.')}",
-                "export with --dtype bfloat16 or float32",
-                code="export.overflow",
-                file=str(checkpoint.source),
-                tensor=name,
-                expected=f"magnitude at most {torch.finfo(dtype).max}",
-                found=float(source.abs().max()),
-            )
-        yield block
+        yield stored[first : first + rows].to(dtype).contiguous()
+
+
+def _refuse(
+    checkpoint: Checkpoint, names: dict[str, str], parameter: str, dtype: torch.dtype
+) -> NoReturn:
+    """Say which stored tensor made a parameter NaN or infinite."""
+    source = parameter_source(parameter, names)
+    assert source is not None  # an absent bias is 0
+    name = names[source]
+    stored, file = checkpoint.read(name), checkpoint.tensors[name].file
+    check_finite(name, stored, file=file)
+    largest = float(stored.abs().max())
+    if source != parameter:
+        raise CheckpointError(
+            "a weight is so large that its exponential is infinite",
+            "use a checkpoint saved before training diverged; or fetch the file again",
+            code="checkpoint.nonfinite",
+            file=file,
+            tensor=name,
+            expected="at most 88",
+            found=largest,
+        )
+    raise ExportError(
+        f"a weight does not fit {str(dtype).removeprefix('torch.')}",
+        "export with --dtype bfloat16 or float32",
+        code="export.overflow",
+        file=file,
+        tensor=name,
+        expected=f"magnitude at most {torch.finfo(dtype).max}",
+        found=largest,
+    )

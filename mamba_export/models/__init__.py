@@ -46,8 +46,10 @@ def family_name(checkpoint: Checkpoint) -> str:
     if checkpoint.layout == "mistral":
         return "mamba2"
     if checkpoint.layout == "mamba_ssm":
-        layer = (checkpoint.config.get("ssm_cfg") or {}).get("layer", "Mamba1")
-        if layer in _SSM_LAYERS:
+        from mamba_export.models.geometry import ssm_config
+
+        layer = ssm_config(checkpoint).get("layer", "Mamba1")
+        if isinstance(layer, str) and layer in _SSM_LAYERS:
             return _SSM_LAYERS[layer]
         key, found, known = "ssm_cfg.layer", layer, sorted(_SSM_LAYERS)
     else:

@@ -29,6 +29,28 @@ def canonical_name(name: str) -> str:
     return "backbone.embeddings.weight" if name == "backbone.embedding.weight" else name
 
 
+def ssm_config(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    """Return the mixer's options of a mamba_ssm config, empty where it has none.
+
+    Raises:
+        CheckpointError: they are no object.
+    """
+    ssm = checkpoint.config.get("ssm_cfg")
+    if ssm is None:
+        return {}
+    if not isinstance(ssm, dict):
+        raise CheckpointError(
+            "ssm_cfg must be an object",
+            "fetch config.json again from its publisher",
+            code="checkpoint.config_value",
+            file="config.json",
+            tensor="ssm_cfg",
+            expected="an object",
+            found=ssm,
+        )
+    return ssm
+
+
 class Geometry:
     """A checkpoint's config and tensor shapes under one set of names.
 
@@ -42,7 +64,7 @@ class Geometry:
         self.layout = checkpoint.layout
         self.config_file = "params.json" if self.layout == "mistral" else "config.json"
         self.shapes = {canonical_name(n): entry.shape for n, entry in checkpoint.tensors.items()}
-        ssm = self.config.get("ssm_cfg") or {}
+        ssm = ssm_config(checkpoint)
         self.ssm: Mapping[str, Any] = ssm if self.layout == "mamba_ssm" else self.config
         if self.layout == "mamba_ssm":
             for name in sorted(set(ssm) - SSM_KEYS - INIT_ONLY_SSM_KEYS):
@@ -94,6 +116,36 @@ class Geometry:
                 file=self.config_file,
                 tensor=key,
                 expected="a positive integer",
+                found="null or absent" if value is None else value,
+            )
+        return value
+
+    def flag(self, key: str, default: bool) -> bool:
+        """Return a flag of the config that no tensor decides.
+
+        Raises:
+            CheckpointError: it is neither true nor false nor absent, or stands twice.
+        """
+        self._assert_once(key)
+        return self._boolean(self.config.get(key), key, default)
+
+    def ssm_flag(self, name: str, default: bool) -> bool:
+        """Return a flag of ssm_cfg that no tensor decides. Raises as :meth:`flag`."""
+        key = self._spelling(name, "")
+        self._assert_once(key)
+        return self._boolean(self.ssm.get(name), key, default)
+
+    def _boolean(self, value: object, key: str, default: bool) -> bool:
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            raise CheckpointError(
+                f"{key} must be true or false",
+                "fetch config.json again from its publisher",
+                code="checkpoint.config_value",
+                file=self.config_file,
+                tensor=key,
+                expected="true or false",
                 found=value,
             )
         return value
@@ -104,6 +156,7 @@ class Geometry:
         Raises:
             CheckpointError: it is something else.
         """
+        self._assert_once(key)
         value = self.config.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float):
             value = float("nan")
@@ -118,6 +171,19 @@ class Geometry:
                 found=self.config[key],
             )
         return float(value)
+
+    def _assert_once(self, key: str) -> None:
+        """Refuse a key that the file repeats with other values, where no shape can decide."""
+        if key in self.checkpoint.ambiguous:
+            raise CheckpointError(
+                f"{key} stands in the config more than once, with different values",
+                "keep the line that the model was trained with",
+                code="checkpoint.ambiguous",
+                file=self.config_file,
+                tensor=key,
+                expected="one value",
+                found=self.checkpoint.ambiguous[key],
+            )
 
     def assert_key(self, ssm: str, hf: str, recovered: int) -> None:
         """Check a size of the config, where it states one, against the tensors.
@@ -176,10 +242,10 @@ class Geometry:
         """
         present = f"backbone.layers.0.{tensor}" in self.shapes
         value = self.key(ssm, hf) if (hf or self.layout != "transformers") else None
-        if value is not None and bool(value) != present:
+        if self._boolean(value, self._spelling(ssm, hf), present) != present:
             state = "is there" if present else "is missing"
             raise self._mismatch(
-                self._spelling(ssm, hf), bool(value), present, f"layer 0's {tensor} {state}"
+                self._spelling(ssm, hf), value, present, f"layer 0's {tensor} {state}"
             )
         return present
 
@@ -223,6 +289,7 @@ class Geometry:
             CheckpointError: it is not a pair of numbers with 0 <= low < high.
         """
         value = self.key(ssm, hf)
+        self._assert_once(self._spelling(ssm, hf))
         if value is None:
             return 0.0, math.inf
         ok = isinstance(value, list | tuple) and len(value) == 2
@@ -357,9 +424,7 @@ def backbone_fields(geometry: Geometry) -> dict[str, Any]:
             f"the embedding has {rows} rows",
         )
     has_head = "lm_head.weight" in geometry.shapes
-    tied = config.get(tie_key)
-    if tied is None:
-        tied = layout == "mamba_ssm" or not has_head
+    tied = geometry.flag(tie_key, layout == "mamba_ssm" or not has_head)
     return {
         "d_model": geometry.d_model,
         "n_layer": _layers(geometry),
@@ -368,9 +433,9 @@ def backbone_fields(geometry: Geometry) -> dict[str, Any]:
         "norm_eps": (
             geometry.number("layer_norm_epsilon", 1e-5) if layout == "transformers" else 1e-5
         ),
-        "rms_norm": layout == "transformers" or bool(config.get("rms_norm", True)),
-        "residual_in_fp32": bool(config.get("residual_in_fp32", True)),
-        "tie_embeddings": bool(tied),
+        "rms_norm": layout == "transformers" or geometry.flag("rms_norm", True),
+        "residual_in_fp32": geometry.flag("residual_in_fp32", True),
+        "tie_embeddings": tied,
     }
 
 

@@ -156,7 +156,7 @@ def config_from(checkpoint: Checkpoint) -> Mamba2Config:
         gated_norm=geometry.option("rmsnorm", "", "mixer.norm.weight"),
         # transformers ignores the key of this name that Codestral's config carries: gate first.
         norm_before_gate=checkpoint.layout == "mamba_ssm"
-        and bool(geometry.key("norm_before_gate", "") or False),
+        and geometry.ssm_flag("norm_before_gate", False),
     )
 
 

@@ -138,13 +138,15 @@ def test_every_call_fails_once(
         codes.append(outcome)
         assert outcome in ("ok", "storage.full", "storage.io", "output.create"), (call, outcome)
         assert whole == "ok" or (whole == "absent" and outcome != "ok" and not force), row
-        assert set(names) <= {target.name, f".{target.name}.lock"}, row
+        # Removing what was replaced may fail too: then the next export sweeps it.
+        swept = force and outcome == "ok"
+        remains = set(names) - {target.name, f".{target.name}.lock"}
+        assert not remains or swept, row
     child.join(LIMIT)
     assert child.exitcode == 0
+    assert_recovers(server, source, target)
     assert len(codes) > 30
-    assert len(set(codes)) > 1
-    if fault != errno.EIO:
-        assert "storage.full" in codes
+    assert ("storage.io" if fault == errno.EIO else "storage.full") in codes
 
 
 def test_files_larger_than_the_limit(server: ForkServerContext, source: Path, target: Path) -> None:
