@@ -35,6 +35,7 @@ def test_onnx_passes_every_option(cli, library) -> None:
         "padded": True,
         "io_names": "optimum",
         "force": True,
+        "verify": None,
     }
     assert found.json["path"] == "out"
     assert found.json["files"]["model.onnx"]["size"] == 2048

@@ -49,7 +49,7 @@ def test_onnx_then_inspect(cli, written, name: str, options: tuple[str, ...], do
     artifact, document = written(name, *options)
     assert sorted(document) == [
         *("dialect", "dtype", "family", "files", "graphs", "io_names", "n_layer", "padded"),
-        *("path", "state_bytes", "states", "warnings"),
+        *("parity", "path", "state_bytes", "states", "warnings"),
     ]
     on_disk = {file.name: file.stat().st_size for file in artifact.iterdir()}
     on_disk.pop("manifest.json")
@@ -71,6 +71,30 @@ def test_onnx_then_inspect(cli, written, name: str, options: tuple[str, ...], do
         assert ("attention_mask" in graph["inputs"]) == (
             "--padded" in options and graph["name"] == "model"
         )
+
+
+def test_a_verified_export_says_so_in_its_manifest(cli, tmp_path: Path) -> None:
+    found = cli("onnx", TRAINED / MAMBA2, "-o", tmp_path / "out", "--verify", "eager")
+    assert found.code == 0, found.stdout
+    assert "verified: parity with eager passed" in found.stdout
+    parity = json.loads((tmp_path / "out" / "manifest.json").read_text())["parity"]
+    assert parity["passed"] and all(parity["checks"].values())
+
+
+def test_an_export_that_fails_its_parity_is_not_written(cli, tmp_path: Path, monkeypatch) -> None:
+    from mamba_export.graph import weights_file
+
+    read = weights_file.read_parameter
+
+    def spoiled(checkpoint, names, parameter, like):
+        tensor = read(checkpoint, names, parameter, like)
+        return 1.01 * tensor if parameter == "backbone.layers.2.mixer.D" else tensor
+
+    monkeypatch.setattr(weights_file, "read_parameter", spoiled)
+    found = cli("onnx", TRAINED / MAMBA2, "-o", tmp_path / "out", "--verify", "eager")
+    assert found.code == 79
+    assert "layers.3" in found.stderr, "what layer 2 adds is first seen in the state of layer 3"
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", [MAMBA, MAMBA2, "mistral"])
