@@ -9,6 +9,7 @@ from typing import Any
 import onnx_ir as ir
 from onnx_ir.passes import Sequential
 from onnx_ir.passes.common import (
+    ClearMetadataAndDocStringPass,
     CommonSubexpressionEliminationPass,
     LiftConstantsToInitializersPass,
     RemoveUnusedNodesPass,
@@ -48,6 +49,7 @@ def lower(model: ir.Model, dialect: Dialect) -> ir.Model:
     """
     if dialect is Dialect.mamba:
         _attach_bodies(model)
+        ClearMetadataAndDocStringPass()(model)
         return model
     opset = STANDARD_OPSET if dialect is Dialect.standard else OPSET
     for node, op, attributes in list(op_nodes(model)):
@@ -65,6 +67,7 @@ def lower(model: ir.Model, dialect: Dialect) -> ir.Model:
         LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         RemoveUnusedNodesPass(),
         TopologicalSortPass(),
+        ClearMetadataAndDocStringPass(),
     )(model)
     return model
 

@@ -1,4 +1,4 @@
-"""What the graphs of each dialect are made of, and that it depends on nothing that it should not."""
+"""What the graphs of each dialect are made of, and what they must not depend on."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_names_are_readable_and_unique(family: str, dialect: str, load) -> None:
     for name in names:
         assert name.startswith("/"), name
         assert not re.match(r"node_|/n\d+$", name), name
-    for node in model.graph:
+    for node in nodes(model):
         assert not node.metadata_props
         assert node.doc_string is None
     inputs = [value.name for value in model.graph.inputs]

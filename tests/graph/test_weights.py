@@ -1,7 +1,8 @@
-"""The weight file: each tensor once, where and as the graphs say; what cannot be written is named."""
+"""The weight file: each tensor once, where the graphs say; what cannot be written is named."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -43,7 +44,7 @@ def test_every_tensor_lies_once_aligned_and_apart(family: str, exports: Exports)
     assert {name: model.get(name) for name in step} == step  # one file, no tensor of its own
     ranges = sorted(model.values())
     assert all(offset % 64 == 0 for offset, _ in ranges)
-    for (offset, length), (following, _) in zip(ranges, ranges[1:], strict=False):
+    for (offset, length), (following, _) in itertools.pairwise(ranges):
         assert offset + length <= following < offset + length + 64
     assert sum(ranges[-1]) == (path / DATA_FILE).stat().st_size
 
