@@ -210,9 +210,11 @@ def _draw(
         values = random.uniform(-1, 1, count) / math.sqrt(shape.d_conv)
     elif leaf == "bias":
         values = 0.1 * random.normal(size=count)
+    elif leaf in {"embedding", "embeddings"}:
+        return random.standard_normal(count, dtype=np.float32) * np.float32(0.02)
     else:
-        scale = 1 / math.sqrt(size[-1])
+        bound = 1 / math.sqrt(size[-1])
         if leaf == "out_proj":  # keeps the residual stream of a deep model near its input
-            scale /= math.sqrt(shape.n_layer)
-        return random.standard_normal(count, dtype=np.float32) * np.float32(scale)
+            bound /= math.sqrt(shape.n_layer)
+        return (2 * random.random(count, dtype=np.float32) - 1) * np.float32(bound)
     return values.astype(np.float32)

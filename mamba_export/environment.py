@@ -7,6 +7,7 @@ import importlib.util
 import os
 import platform
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,17 @@ _PACKAGES: tuple[tuple[str, str | None], ...] = (
     ("numpy", "1.26"),
     ("ml_dtypes", "0.5"),
 )
+
+# Those that a result of ours may come from.
+_COMPUTING = {
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "transformers",
+    "mamba-ssm",
+    "numpy",
+}
 
 
 @dataclass(frozen=True)
@@ -95,6 +107,22 @@ def describe_environment() -> Environment:
         packages=tuple(packages.values()),
         capabilities=_capabilities(packages, gpus),
     )
+
+
+def describe_run(seed: int) -> dict[str, str | int]:
+    """Return what the numbers of a run depend on; no host name and no path."""
+    machine = describe_environment()
+    facts: dict[str, str | int] = {
+        "python": machine.python,
+        "system": f"{sys.platform} {platform.machine()}",
+        "cores": machine.cpus,
+        "seed": seed,
+        "mamba-export": machine.version,
+    }
+    facts |= {p.name: p.version for p in machine.packages if p.version and p.name in _COMPUTING}
+    if "torch" in sys.modules:
+        facts["torch threads"] = sys.modules["torch"].get_num_threads()
+    return facts
 
 
 def _capabilities(packages: dict[str, Package], gpus: tuple[str, ...]) -> tuple[Capability, ...]:

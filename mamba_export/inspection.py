@@ -57,11 +57,24 @@ class StateFacts:
 
 
 @dataclass(frozen=True)
+class DtypeFacts:
+    """The tensors of one element type, as stored."""
+
+    dtype: str
+    tensors: int
+    parameters: int
+    bytes: int
+
+
+@dataclass(frozen=True)
 class ArtifactFacts:
     """An artifact.
 
     Args:
         source: name of the checkpoint it came from.
+        config: the family's config: every size of the model.
+        dtypes: the weights of all graphs, each once.
+        ops: version by op of our domain.
         parity_passed: what the manifest says, None if nothing was compared.
         files: sizes by name.
         hard_links: files with another name elsewhere, which some runtimes refuse.
@@ -80,6 +93,8 @@ class ArtifactFacts:
     vocab_size: int
     padded_vocab_size: int
     eos_token_ids: tuple[int, ...]
+    config: dict[str, Any]
+    dtypes: tuple[DtypeFacts, ...]
     ops: dict[str, int]
     states: tuple[StateFacts, ...]
     graphs: tuple[GraphFacts, ...]
@@ -88,16 +103,6 @@ class ArtifactFacts:
     parity_passed: bool | None
     verified: bool
     memory: Memory
-
-
-@dataclass(frozen=True)
-class DtypeFacts:
-    """The tensors of one element type, as stored."""
-
-    dtype: str
-    tensors: int
-    parameters: int
-    bytes: int
 
 
 @dataclass(frozen=True)
@@ -151,7 +156,7 @@ def describe_artifact(artifact: Artifact, *, verified: bool) -> ArtifactFacts:
     """Collect the facts of an artifact that was loaded with or without verification."""
     manifest = artifact.manifest
     sizes = {name: int(facts["size"]) for name, facts in sorted(manifest.files.items())}
-    graphs = [_graph(artifact, role, file) for role, file in manifest.graphs.items()]
+    graphs = {role: _read(artifact, role, file) for role, file in manifest.graphs.items()}
     return ArtifactFacts(
         path=str(artifact.path),
         family=manifest.family,
@@ -165,9 +170,11 @@ def describe_artifact(artifact: Artifact, *, verified: bool) -> ArtifactFacts:
         vocab_size=manifest.vocab_size,
         padded_vocab_size=manifest.padded_vocab_size,
         eos_token_ids=manifest.eos_token_ids,
+        config=dict(manifest.config),
+        dtypes=_weights(graphs.values()),
         ops=dict(manifest.ops),
         states=describe_states(manifest),
-        graphs=tuple(graphs),
+        graphs=tuple(_graph(role, model) for role, model in graphs.items()),
         files=sizes,
         hard_links=tuple(n for n in sizes if (artifact.path / n).stat().st_nlink > 1),
         parity_passed=None if manifest.parity is None else manifest.parity.get("passed") is True,
@@ -242,18 +249,19 @@ def _total(sizes: Iterable[tuple[str, int]]) -> dict[str, int]:
     return dict(sorted(totals.items()))
 
 
-def _graph(artifact: Artifact, name: str, file: str) -> GraphFacts:
-    if file not in artifact.manifest.files:
-        raise ArtifactError(
-            "the manifest names a graph that is none of its files",
-            hint="export the checkpoint again",
-            code="artifact.graph_file",
-            file=str(artifact.path / "manifest.json"),
-            tensor=f"graphs.{name}",
-            expected="a file of the manifest",
-            found=file,
-        )
-    model = _read(artifact.path / file)
+def _weights(graphs: Iterable[onnx.ModelProto]) -> tuple[DtypeFacts, ...]:
+    """Count what lies in the file of weights; types that no export writes are left out."""
+    types = {int(dtype.onnx): dtype for dtype in DType}
+    weights = {
+        tensor.name: (types[tensor.data_type], math.prod(tensor.dims))
+        for model in graphs
+        for tensor in model.graph.initializer
+        if tensor.external_data and tensor.data_type in types
+    }
+    return _dtypes(weights.values())
+
+
+def _graph(name: str, model: onnx.ModelProto) -> GraphFacts:
     graph = model.graph
     initializers = {tensor.name for tensor in graph.initializer}
     counts = collections.Counter(_op(node.domain, node.op_type) for node in graph.node)
@@ -266,17 +274,27 @@ def _graph(artifact: Artifact, name: str, file: str) -> GraphFacts:
     )
 
 
-def _read(file: Path) -> onnx.ModelProto:
+def _read(artifact: Artifact, name: str, file: str) -> onnx.ModelProto:
+    if file not in artifact.manifest.files:
+        raise ArtifactError(
+            "the manifest names a graph that is none of its files",
+            hint="export the checkpoint again",
+            code="artifact.graph_file",
+            file=str(artifact.path / "manifest.json"),
+            tensor=f"graphs.{name}",
+            expected="a file of the manifest",
+            found=file,
+        )
     import onnx
 
     try:
-        return onnx.load(str(file), load_external_data=False)
+        return onnx.load(str(artifact.path / file), load_external_data=False)
     except Exception as error:  # protobuf and onnx raise unrelated classes
         raise ArtifactError(
             "the graph cannot be read",
             hint="export the checkpoint again",
             code="artifact.graph",
-            file=str(file),
+            file=str(artifact.path / file),
             expected="an ONNX model",
             found=f"{type(error).__name__}: {error}",
         ) from error

@@ -8,6 +8,7 @@ torch is imported when the first of them is made.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 from mamba_export.dtypes import DType
-from mamba_export.graph.artifact import Artifact, is_artifact
+from mamba_export.graph.artifact import MANIFEST, Artifact, is_artifact, sha256
 from mamba_export.models.state import IoNames
 
 TRAINED = Path(__file__).parents[1] / "examples" / "checkpoints"
@@ -94,6 +95,15 @@ class Exports:
     def _locked(self, key: str) -> _Lock:
         self.root.mkdir(parents=True, exist_ok=True)
         return _Lock(self.root / f"{key}.lock")
+
+
+def reseal(artifact: Path) -> None:
+    """Write sizes and hashes of changed files into the manifest, as whoever changed them would."""
+    file = artifact / MANIFEST
+    manifest = json.loads(file.read_text())
+    for name, entry in manifest["files"].items():
+        entry |= {"size": (artifact / name).stat().st_size, "sha256": sha256(artifact / name)}
+    file.write_text(json.dumps(manifest))
 
 
 class _Lock:

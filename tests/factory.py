@@ -167,7 +167,7 @@ def write_mamba_ssm(
 
     weights = Weights(seed)
     layer_norm = not config["rms_norm"]
-    d_inner = ssm.get("expand", 2) * d_model
+    d_inner = int(ssm.get("expand", 2) * d_model)
     multiple = config["pad_vocab_size_multiple"]
     rows = math.ceil(config["vocab_size"] / multiple) * multiple
     weights.normal("backbone.embedding.weight", rows, d_model, std=2 * d_model**-0.5)

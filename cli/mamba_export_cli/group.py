@@ -63,7 +63,9 @@ def _asks_for_json(arguments: list[str]) -> bool:
 
 
 # What Typer says about a value that is none of an option's choices.
-_NOT_A_CHOICE = re.compile(r"'(?P<found>.*)' is not one of (?P<choices>'.+')")
+_NOT_A_CHOICE = re.compile(
+    r""": (?P<quote>['"])(?P<found>.*?)(?P=quote) is not one of (?P<choices>'.+')"""
+)
 
 
 def _as_usage_error(error: typer.TyperException, command: str) -> UsageError:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from mamba_export_cli.options import AnyArg, FormatOpt, VerifyOpt
 from mamba_export_cli.output import Sink, plain, table
@@ -13,7 +14,7 @@ from mamba_export_cli.text import size
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from mamba_export.inspection import ArtifactFacts, CheckpointFacts, Memory
+    from mamba_export.inspection import ArtifactFacts, CheckpointFacts, DtypeFacts, Memory
 
 EXAMPLE = """Example:
   mamba-export inspect examples/checkpoints/mamba-tiny
@@ -36,6 +37,7 @@ def _artifact(facts: ArtifactFacts) -> list[RenderableType]:
         ("source", f"{facts.source} ({facts.layout})"),
         ("dialect", facts.dialect),
         ("dtype", facts.dtype),
+        ("ops", ", ".join(f"{op} {version}" for op, version in facts.ops.items()) or "ONNX's own"),
         ("inputs and outputs", f"{facts.io_names}{', padded batches' if facts.padded else ''}"),
         ("layers", facts.n_layer),
         ("vocabulary", f"{facts.vocab_size} ({facts.padded_vocab_size} with padding)"),
@@ -52,6 +54,8 @@ def _artifact(facts: ArtifactFacts) -> list[RenderableType]:
     return [
         table(f"artifact {facts.path}", ["", ""], rows),
         table("files", ["file", "size"], [(name, size(n)) for name, n in facts.files.items()]),
+        _config(facts.config),
+        _tensors(facts.dtypes),
         table("nodes", ["op", *(graph.name for graph in graphs)], nodes),
         states_table(facts.states, facts.memory.state_bytes),
     ]
@@ -70,13 +74,21 @@ def _checkpoint(facts: CheckpointFacts) -> list[RenderableType]:
         ("parameters", f"{facts.parameters:,}"),
         *(("warning", warning) for warning in facts.warnings),
     ]
-    dtypes = [(d.dtype, d.tensors, f"{d.parameters:,}", size(d.bytes)) for d in facts.dtypes]
-    config = [(key, json.dumps(plain(value))) for key, value in facts.config.items()]
     return [
         table(f"checkpoint {facts.source}", ["", ""], rows),
-        table("tensors", ["dtype", "tensors", "parameters", "size"], dtypes),
-        table("config", ["key", "value"], config),
+        _tensors(facts.dtypes),
+        _config(facts.config),
     ]
+
+
+def _tensors(dtypes: Iterable[DtypeFacts]) -> RenderableType:
+    rows = [(d.dtype, d.tensors, f"{d.parameters:,}", size(d.bytes)) for d in dtypes]
+    return table("tensors", ["dtype", "tensors", "parameters", "size"], rows)
+
+
+def _config(config: Mapping[str, Any]) -> RenderableType:
+    rows = [(key, json.dumps(plain(value))) for key, value in config.items()]
+    return table("config", ["key", "value"], rows)
 
 
 def _memory(memory: Memory) -> RenderableType:

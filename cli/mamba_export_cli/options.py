@@ -10,10 +10,12 @@ import typer
 import mamba_export
 from mamba_export_cli.output import Format
 
+# The names of the library's enums, written again because importing those takes as long as all the
+# rest of `--help`; a test compares them.
 DialectName = Literal["mamba", "contrib", "standard"]
 DtypeName = Literal["float32", "float16", "bfloat16"]
 IoNamesName = Literal["genai", "transformersjs", "optimum"]
-ReferenceName = Literal["eager", "transformers", "mamba_ssm"]
+ReferenceName = Literal["eager", "oracle", "transformers", "mamba_ssm"]
 
 
 def _print_version(wanted: bool) -> None:
@@ -80,8 +82,8 @@ VerifyAgainstOpt = Annotated[
     typer.Option(
         "--verify",
         metavar="NAME",
-        help="Run parity against this reference first: eager, transformers or mamba_ssm. An"
-        " artifact that fails is not written.",
+        help="Run parity against this reference first: eager, oracle, transformers or mamba_ssm."
+        " An artifact that fails is not written.",
     ),
 ]
 ForceOpt = Annotated[bool, typer.Option("--force", help="Replace an artifact that is there.")]
@@ -129,11 +131,18 @@ ReferenceOpt = Annotated[
     typer.Option(
         "--reference",
         metavar="NAME",
-        help="What is right: our PyTorch model (eager), transformers, or mamba_ssm (on CUDA).",
+        help="What is right: our PyTorch model (eager), a sequential float64 model in numpy"
+        " (oracle), transformers, or mamba_ssm (on CUDA).",
     ),
 ]
 ParityTokensOpt = Annotated[
-    int, typer.Option("--tokens", min=1, help="Compare the logits of this many positions.")
+    int | None,
+    typer.Option(
+        "--tokens",
+        min=1,
+        help="Compare the logits of this many positions.",
+        show_default="256, or two chunks and one where the model has chunks",
+    ),
 ]
 StepsOpt = Annotated[int, typer.Option("--steps", min=0, help="Compare this many greedy tokens.")]
 ReportOpt = Annotated[

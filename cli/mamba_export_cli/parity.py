@@ -33,7 +33,7 @@ def parity(
     artifact: ArtifactArg,
     against: AgainstOpt,
     reference: ReferenceOpt = "eager",
-    tokens: ParityTokensOpt = 256,
+    tokens: ParityTokensOpt = None,
     steps: StepsOpt = 64,
     seed: SeedOpt = 0,
     report: ReportOpt = None,

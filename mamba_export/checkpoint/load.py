@@ -9,8 +9,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from mamba_export.checkpoint.files import Member, find_member, shown
+from mamba_export.checkpoint.files import Member, find_member, read_whole, refuse_placeholder, shown
 from mamba_export.checkpoint.hub import HUB_ID, TOKENIZER_FILES, fetch_snapshot
+from mamba_export.checkpoint.json_text import decode_json
 from mamba_export.checkpoint.layout import find_layout
 from mamba_export.checkpoint.shards import find_weights
 from mamba_export.checkpoint.tensors import TensorEntry, WeightFile
@@ -19,6 +20,8 @@ from mamba_export.errors import CheckpointError, MissingInputError, UsageError
 if TYPE_CHECKING:
     import torch
 
+# Ten times a tokenizer of 256 thousand tokens.
+_TOKENIZER_LIMIT = 200_000_000
 _EXPECTED_FILES = (
     "a directory with config.json and model.safetensors (or its shards and index) or "
     "pytorch_model.bin; or params.json and consolidated*.safetensors; or a hub id owner/name"
@@ -73,9 +76,14 @@ class Checkpoint:
 
         Raises:
             TrustError: one of them is not a regular file of this checkpoint.
+            CheckpointError: one of them is a placeholder, too large, or no JSON object.
         """
-        found = (find_member(self.directory, name) for name in TOKENIZER_FILES)
-        return [self.directory / member.name for member in found if member is not None]
+        looked_at = (find_member(self.directory, name) for name in TOKENIZER_FILES)
+        found = [member for member in looked_at if member is not None]
+        for member in found:
+            refuse_placeholder(member)
+            decode_json(read_whole(member, _TOKENIZER_LIMIT, "checkpoint.json_size"), member.name)
+        return [self.directory / member.name for member in found]
 
     def sha256(self) -> dict[str, str]:
         """Return the sha256 of the config, the index and every weight file, by file name.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -17,10 +18,12 @@ from mamba_export.models.state import IoNames, StateSpec
 MANIFEST = "manifest.json"
 DATA_FILE = "model.onnx.data"
 SCHEMA = 1
+ACTIVATION_TYPES = (DType.float32, DType.float16, DType.bfloat16)
 _MAX_MANIFEST = 10 * 2**20
 _BLOCK = 4 * 2**20
 _PLAIN_NAME = re.compile(r"\w[\w-]*(\.[\w-]+)*", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 _AGAIN = "copy the whole directory again, or export again"
 
 
@@ -29,11 +32,10 @@ class Manifest:
     """What an artifact says of itself; it holds no clock time, host or absolute path.
 
     Attributes:
-        source: ``name`` as the user gave it without its directory, ``layout``, ``files`` (sha256).
+        source: ``name`` of the directory or hub id, ``layout``, ``files`` (sha256).
         config: the family's config. states: in graph order, canonical shapes without the batch.
         io_names: naming and state layout of the graph.
         graphs: file name by role, ``model`` and perhaps ``step``.
-        mixers: how many mixers the model has; ``scan_nodes``: nodes that scan, by graph role.
         ops: version by op of our domain, empty in other dialects.
         files: size and sha256 of every other file of the directory.
         parity: summary of the report that was current at export, or None.
@@ -53,7 +55,6 @@ class Manifest:
     eos_token_ids: tuple[int, ...]
     states: tuple[StateSpec, ...]
     graphs: dict[str, str]
-    mixers: int
     ops: dict[str, int]
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     parity: dict[str, Any] | None = None
@@ -99,13 +100,13 @@ class Manifest:
             str: ("tool_version", "family", "dialect"),
             dict: ("source", "config", "graphs", "ops", "files"),
             bool: ("padded",),
-            int: ("vocab_size", "padded_vocab_size", "n_layer", "mixers"),
+            int: ("vocab_size", "padded_vocab_size", "n_layer"),
         }
         for kind, names in kinds.items():
             for name in names:
                 if type(getattr(self, name)) is not kind:
                     yield f"{name} is {getattr(self, name)!r}"
-        if min(self.vocab_size, self.n_layer, self.mixers) < 1:
+        if min(self.vocab_size, self.n_layer) < 1:
             yield "a size is below 1"
         if self.parity is not None and not isinstance(self.parity, dict):
             yield "parity is neither null nor an object"
@@ -113,14 +114,18 @@ class Manifest:
             yield "vocab_size is above padded_vocab_size"
         if not all(type(t) is int and 0 <= t < self.padded_vocab_size for t in self.eos_token_ids):
             yield "eos_token_ids holds what is no token id"
+        if self.dtype not in ACTIVATION_TYPES:
+            yield f"dtype is {self.dtype.value}"
         if not self.states:
             yield "there are no states"
+        types = {"conv": self.dtype, "recurrent": DType.float32}
         for state in self.states:
-            sizes = (state.layer + 1, *state.shape)
-            if state.kind not in ("conv", "recurrent") or not all(
-                type(size) is int and size > 0 for size in sizes
-            ):
+            layer = type(state.layer) is int and 0 <= state.layer < self.n_layer
+            sizes = all(type(size) is int and size > 0 for size in state.shape)
+            if not (layer and sizes and types.get(state.kind) is state.dtype):
                 yield f"a state is {state}"
+        if len({(state.layer, state.kind) for state in self.states}) < len(self.states):
+            yield "a state is there twice"
         if not isinstance(self.source.get("files"), dict):
             yield "source has no files"
         if "model" not in self.graphs or not set(self.graphs) <= {"model", "step"}:
@@ -166,8 +171,8 @@ class Artifact:
                 found="a directory without a manifest" if path.is_dir() else "nothing",
             )
         try:
-            manifest = Manifest.from_json(file.read_bytes()[:_MAX_MANIFEST].decode("utf-8"))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            manifest = _read_manifest(file)
+        except _MALFORMED as error:
             raise ArtifactError(
                 f"{MANIFEST} is malformed: {error}",
                 "export the artifact again",
@@ -197,6 +202,27 @@ def is_artifact(path: str | Path) -> bool:
     return (Path(path) / MANIFEST).is_file()
 
 
+def is_only_artifact(path: Path) -> bool:
+    """Return whether a directory holds an artifact of ours and nothing else that could be lost."""
+    file = path / MANIFEST
+    if path.is_symlink() or file.is_symlink() or not file.is_file():
+        return False
+    try:
+        ours = {MANIFEST, *_read_manifest(file).files}
+        with os.scandir(path) as entries:
+            return all(e.name in ours and e.is_file(follow_symlinks=False) for e in entries)
+    except (*_MALFORMED, OSError):
+        return False
+
+
+def _read_manifest(file: Path) -> Manifest:
+    with file.open("rb") as stream:
+        data = stream.read(_MAX_MANIFEST + 1)
+    if len(data) > _MAX_MANIFEST:
+        raise ValueError(f"it is larger than {_MAX_MANIFEST} bytes")
+    return Manifest.from_json(data.decode("utf-8"))
+
+
 def _no_number(text: str) -> None:
     raise ValueError(f"{text} is no JSON")
 
@@ -214,14 +240,16 @@ def _check_names(directory: Path, manifest: Manifest) -> None:
                 expected="a plain file name",
             )
     for name in manifest.graphs.values():
-        if name not in manifest.files:
+        # By its ending, a runtime may take a file for one of another format.
+        graphs = sorted(file for file in manifest.files if file.endswith(".onnx"))
+        if name not in graphs:
             raise ArtifactError(
-                "the manifest names a graph that is none of its files",
+                "the manifest names a graph that is none of its .onnx files",
                 _AGAIN,
                 code="artifact.manifest",
                 file=str(directory / MANIFEST),
                 tensor=name,
-                expected=f"one of {', '.join(sorted(manifest.files))}",
+                expected=f"one of {', '.join(graphs)}",
             )
 
 

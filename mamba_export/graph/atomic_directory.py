@@ -9,17 +9,15 @@ import fcntl
 import json
 import os
 import secrets
-import shutil
-import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
 from typing_extensions import Self
 
 from mamba_export.errors import BusyError, OutputError, StorageError
+from mamba_export.graph.remains import owner_file, owner_record, remove, sweep
 
-_OWNER = ".owner.json"
 _RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2
 _AT_FDCWD = -100
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -29,11 +27,12 @@ class AtomicDirectory:
     """Context manager: files written to ``path`` appear at ``target`` all at once, or not at all.
 
     They are written to a hidden sibling of the target, flushed to the device and renamed. An
-    exception removes the sibling; one that a killed process left is swept by the next writer.
+    exception removes the sibling; one that a killed process left is swept by the next writer. A
+    record beside the sibling, older and younger than it, says whose it is.
 
     Args:
         target: the directory to create.
-        replaceable: with ``force``, only a directory that holds this file is replaced.
+        replaceable: with ``force``, only a directory of which this is true is replaced.
         force: replace an existing directory.
         source: a directory that must not overlap the target.
 
@@ -44,7 +43,12 @@ class AtomicDirectory:
     """
 
     def __init__(
-        self, target: Path, *, replaceable: str, force: bool = False, source: Path | None = None
+        self,
+        target: Path,
+        *,
+        replaceable: Callable[[Path], bool],
+        force: bool = False,
+        source: Path | None = None,
     ) -> None:
         self.target = Path(os.path.abspath(target))
         self.replaceable = replaceable
@@ -52,19 +56,21 @@ class AtomicDirectory:
         self.source = source
         self.path = self.target
         self._lock: int | None = None
+        self._parents: list[Path] = []
 
     def __enter__(self) -> Self:
         self._check_target()
         parent = self.target.parent
         with storage_errors(parent):
             try:
+                self._parents = [p for p in (parent, *parent.parents) if not os.path.lexists(p)]
                 parent.mkdir(parents=True, exist_ok=True)
                 self._take_lock()
-                _sweep(self.target)
+                sweep(self.target, self.replaceable)
                 token = f"{os.getpid()}-{secrets.token_hex(4)}"
                 self.path = parent / f".{self.target.name}.partial-{token}"
+                owner_file(self.path).write_text(json.dumps(owner_record()))
                 self.path.mkdir(mode=0o700)
-                (self.path / _OWNER).write_text(json.dumps(_owner()))
             except OSError as error:
                 self._abandon()
                 if error.errno in _FULL:
@@ -133,17 +139,20 @@ class AtomicDirectory:
                 code="output.exists",
                 file=str(self.target),
             )
-        if self.target.is_symlink() or not (self.target / self.replaceable).is_file():
+        self._check_replaceable(self.target)
+
+    def _check_replaceable(self, directory: Path) -> None:
+        if directory.is_symlink() or not directory.is_dir() or not self.replaceable(directory):
             raise OutputError(
-                "the output exists and was not written by mamba-export",
-                "--force replaces only our own directories; remove this one yourself",
+                "the output exists and is not only what mamba-export wrote",
+                "--force replaces an artifact without other files in it; move or remove this "
+                "directory yourself",
                 code="output.foreign",
                 file=str(self.target),
-                expected=f"a directory with {self.replaceable}",
+                expected="an artifact and no other files",
             )
 
     def _publish(self) -> None:
-        (self.path / _OWNER).unlink()
         for file in self.path.iterdir():
             _flush(file)
         _flush(self.path)
@@ -157,40 +166,56 @@ class AtomicDirectory:
                     code="output.exists",
                     file=str(self.target),
                 )
-            _rename(self.path, self.target, _RENAME_EXCHANGE)
+            self._check_replaceable(self.target)
+            _exchange(self.path, self.target)
+            try:  # again: what was there a moment ago need not be what came out
+                self._check_replaceable(self.path)
+            except BaseException:
+                foreign, self.path = self.path, self.target  # never removed, even if this fails
+                _exchange(foreign, self.target)
+                self.path = foreign
+                raise
         else:
-            _rename(self.path, self.target, _RENAME_NOREPLACE)
+            _rename_new(self.path, self.target)
         _flush(parent)
 
     def _take_lock(self) -> None:
         # The lock only saves work: the rename decides who wins, even where flock means nothing.
-        file = self.target.parent / f".{self.target.name}.lock"
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(descriptor)
-            raise BusyError(
-                "another export is writing this output",
-                "wait for it, or choose another directory",
-                code="output.busy",
-                file=str(self.target),
-            ) from error
-        self._lock = descriptor
+        file = self._lock_file()
+        while self._lock is None:
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Whoever held it removed it; a lock on a file without a name excludes nobody.
+                if _is_named(descriptor, file):
+                    self._lock = descriptor
+            except BlockingIOError as error:
+                raise BusyError(
+                    "another export is writing this output",
+                    "wait for it, or choose another directory",
+                    code="output.busy",
+                    file=str(self.target),
+                ) from error
+            finally:
+                if self._lock is None:
+                    os.close(descriptor)
+
+    def _lock_file(self) -> Path:
+        return self.target.parent / f".{self.target.name}.lock"
 
     def _abandon(self) -> None:
         """Remove what was written, or what it replaced; after publishing a new target, nothing."""
         if self.path != self.target:
-            shutil.rmtree(self.path, ignore_errors=True)
-        self._release()
-
-    def _release(self) -> None:
+            remove(self.path)
         if self._lock is not None:
             with contextlib.suppress(OSError):
-                (self.target.parent / f".{self.target.name}.lock").unlink()
+                self._lock_file().unlink()
             with contextlib.suppress(OSError):
                 os.close(self._lock)
             self._lock = None
+        for made in self._parents:  # innermost first; one that holds anything stays
+            with contextlib.suppress(OSError):
+                made.rmdir()
 
 
 @contextlib.contextmanager
@@ -228,11 +253,36 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _rename(old: Path, new: Path, flag: int) -> None:
+def _is_named(descriptor: int, file: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(file))
+    except FileNotFoundError:
+        return False
+
+
+def _rename_new(old: Path, new: Path) -> None:
+    """Rename a directory to a name that nothing has."""
+    if not _renameat2(old, new, _RENAME_NOREPLACE):
+        os.rename(old, new)
+
+
+def _exchange(one: Path, target: Path) -> None:
+    """Let two directories swap names."""
+    if _renameat2(one, target, _RENAME_EXCHANGE):
+        return
+    # No renameat2 on this file system: set the old directory aside, so that one is always whole.
+    aside = target.parent / one.name.replace(".partial-", ".old-")
+    os.rename(target, aside)
+    os.rename(one, target)
+    os.rename(aside, one)
+
+
+def _renameat2(old: Path, new: Path, flag: int) -> bool:
+    """Rename; False where the file system cannot."""
     libc = ctypes.CDLL(None, use_errno=True)
     result = libc.renameat2(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), flag)
     if result == 0:
-        return
+        return True
     code = ctypes.get_errno()
     if code == errno.EEXIST:
         raise OutputError(
@@ -243,60 +293,7 @@ def _rename(old: Path, new: Path, flag: int) -> None:
         )
     if code not in (errno.EINVAL, errno.ENOSYS):
         raise OSError(code, os.strerror(code), str(new))
-    # No renameat2 on this file system: set the old directory aside, so that one is always whole.
-    if flag == _RENAME_EXCHANGE:
-        aside = new.parent / f".{new.name}.old-{secrets.token_hex(4)}"
-        os.rename(new, aside)
-        os.rename(old, new)
-        shutil.rmtree(aside, ignore_errors=True)
-    else:
-        os.rename(old, new)
-
-
-def _sweep(target: Path) -> None:
-    """Remove the remains of writers that are dead, and restore a target they had set aside."""
-    for aside in target.parent.glob(f".{target.name}.old-*"):
-        if not os.path.lexists(target):
-            os.rename(aside, target)
-        else:
-            shutil.rmtree(aside, ignore_errors=True)
-    for partial in target.parent.glob(f".{target.name}.partial-*"):
-        try:
-            owner = json.loads((partial / _OWNER).read_text())
-        except (OSError, ValueError):
-            owner = {}
-        if not _alive(owner):
-            shutil.rmtree(partial, ignore_errors=True)
-
-
-def _owner() -> dict[str, object]:
-    return {
-        "host": socket.gethostname(),
-        "boot": _boot_id(),
-        "pid": os.getpid(),
-        "start": _start_time(os.getpid()),
-    }
-
-
-def _alive(owner: dict[str, object]) -> bool:
-    if owner.get("host") != socket.gethostname() or owner.get("boot") != _boot_id():
-        return bool(owner) and owner.get("host") != socket.gethostname()
-    pid = owner.get("pid")
-    return isinstance(pid, int) and _start_time(pid) == owner.get("start") is not None
-
-
-def _boot_id() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
-
-
-def _start_time(pid: int) -> str | None:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
-    except (OSError, IndexError):
-        return None
+    return False
 
 
 def _umask() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -109,10 +110,13 @@ def _splice(graph: ir.Graph, node: ir.Node, function: ir.Function) -> None:
     for formal, actual in zip(function.inputs, node.inputs, strict=True):
         assert actual is not None  # every input is mandatory
         ir.convenience.replace_all_uses_with(formal, actual)
+    seen: Counter[str] = Counter()
     for inner in ir.traversal.RecursiveGraphIterator(function.graph):
-        inner.name = f"{node.name}/{inner.name}"
-        for value in inner.outputs:
-            value.name = f"{node.name}/{value.name}"
+        base = f"{node.name}/{inner.op_type}"
+        inner.name = f"{base}_{seen[base]}" if seen[base] else base
+        seen[base] += 1
+        for i, value in enumerate(inner.outputs):
+            value.name = f"{inner.name}_output_{i}"
         for attribute in inner.attributes.values():
             if attribute.type == ir.AttributeType.GRAPH:
                 for formal in attribute.as_graph().inputs:

@@ -14,23 +14,29 @@ import onnx_ir as ir
 
 from mamba_export import __version__
 from mamba_export.checkpoint import Checkpoint
-from mamba_export.checkpoint.json_text import decode_json
 from mamba_export.dtypes import DType
 from mamba_export.errors import ExportError, UsageError
-from mamba_export.graph.artifact import DATA_FILE, MANIFEST, Artifact, Manifest, sha256
+from mamba_export.graph.artifact import (
+    ACTIVATION_TYPES,
+    DATA_FILE,
+    MANIFEST,
+    Artifact,
+    Manifest,
+    is_only_artifact,
+    sha256,
+)
 from mamba_export.graph.atomic_directory import AtomicDirectory, storage_errors
 from mamba_export.graph.convert import convert
 from mamba_export.graph.dialects import Dialect, lower, op_nodes
 from mamba_export.graph.genai_config import genai_config
 from mamba_export.graph.passes.adapt_state_io import AdaptStateIOPass
+from mamba_export.graph.special_tokens import special_tokens
 from mamba_export.graph.trace import trace
 from mamba_export.graph.weights_file import place, total_bytes, write_weights
 from mamba_export.models import load_family, read_config
-from mamba_export.models.backbone import BackboneConfig, LanguageModel
+from mamba_export.models.backbone import LanguageModel
 from mamba_export.models.state import IoNames
 from mamba_export.ops import VERSION
-
-ACTIVATION_TYPES = (DType.float32, DType.float16, DType.bfloat16)
 
 Progress = Callable[[str, int, int], None]
 
@@ -87,9 +93,9 @@ def export(
         )
     report = progress or (lambda stage, done, total: None)
     family, config = read_config(checkpoint)
-    ends, pad = _special_tokens(checkpoint, config)
+    tokens = special_tokens(checkpoint, config.vocab_size)
     with AtomicDirectory(
-        Path(output), replaceable=MANIFEST, force=force, source=checkpoint.directory
+        Path(output), replaceable=is_only_artifact, force=force, source=checkpoint.directory
     ) as directory:
         model = load_family(family).build(config, dtype)
         roles = {"model": False, **({"step": True} if step else {})}
@@ -118,7 +124,7 @@ def export(
             with storage_errors(directory.path):
                 shutil.copyfile(source, directory.path / source.name)
         if io_names is IoNames.genai:
-            text = genai_config(config, ends, pad, padded=padded)
+            text = genai_config(config, tokens, padded=padded)
             _write(directory.path / "genai_config.json", text.encode())
         report("verify", 0, 1)
         for name in files.values():
@@ -127,7 +133,7 @@ def export(
             tool_version=__version__,
             family=family,
             source={
-                "name": Path(str(checkpoint.source)).name,
+                "name": _source_name(checkpoint),
                 "layout": checkpoint.layout,
                 "files": checkpoint.sha256(),
             },
@@ -139,10 +145,9 @@ def export(
             vocab_size=config.vocab_size,
             padded_vocab_size=config.padded_vocab_size,
             n_layer=config.n_layer,
-            eos_token_ids=tuple(ends),
+            eos_token_ids=tokens.ends,
             states=config.state_specs(dtype),
             graphs=files,
-            mixers=config.n_layer,
             ops=_op_versions(graphs),
             files={
                 file.name: {
@@ -153,10 +158,10 @@ def export(
                 if not file.name.startswith(".")
             },
         )
-        _write(directory.path / MANIFEST, manifest.to_json().encode())
+        _write_manifest(directory.path, manifest)
         if verify is not None:
             manifest = replace(manifest, parity=verify(directory.path))
-            _write(directory.path / MANIFEST, manifest.to_json().encode())
+            _write_manifest(directory.path, manifest)
         report("verify", 1, 1)
     return Artifact(directory.target, manifest)
 
@@ -177,6 +182,28 @@ def _op_versions(graphs: dict[str, ir.Model]) -> dict[str, int]:
     return {op.name: VERSION for graph in graphs.values() for _, op, _ in op_nodes(graph)}
 
 
+def _source_name(checkpoint: Checkpoint) -> str:
+    """Return the hub id, or the directory's name: the same however its path was spelled."""
+    repository = f"models--{checkpoint.source.replace('/', '--')}"
+    if checkpoint.directory.parent.parent.name == repository:
+        return checkpoint.source
+    return checkpoint.directory.name
+
+
+def _write_manifest(directory: Path, manifest: Manifest) -> None:
+    text = manifest.to_json()
+    try:
+        Manifest.from_json(text)  # what readers would refuse is not published
+    except (ValueError, KeyError, TypeError) as error:
+        raise ExportError(
+            f"the manifest would be malformed: {error}",
+            "report it with the checkpoint's config.json and `mamba-export env`",
+            code="export.manifest",
+            file=MANIFEST,
+        ) from error
+    _write(directory / MANIFEST, text.encode())
+
+
 def _write(file: Path, data: bytes) -> None:
     with storage_errors(file):
         file.write_bytes(data)
@@ -192,16 +219,3 @@ def _check_graph(file: Path) -> None:
             code="export.check",
             file=file.name,
         ) from error
-
-
-def _special_tokens(checkpoint: Checkpoint, config: BackboneConfig) -> tuple[list[int], int]:
-    """Return the end tokens and the padding token, from generation_config.json or config.json."""
-    fields: dict[str, Any] = dict(checkpoint.config)
-    for file in checkpoint.tokenizer_files():
-        if file.name == "generation_config.json":
-            fields |= decode_json(file.read_bytes(), file.name).value
-    value = fields.get("eos_token_id")
-    values = value if isinstance(value, list) else [value]
-    ends = [v for v in values if isinstance(v, int) and 0 <= v < config.padded_vocab_size]
-    pad = fields.get("pad_token_id")
-    return ends, pad if isinstance(pad, int) and 0 <= pad < config.padded_vocab_size else 0

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 
+from mamba_export.graph.special_tokens import SpecialTokens
 from mamba_export.models.backbone import BackboneConfig
 
 CONTEXT_LENGTH = 2**20
 """The recurrence sets no limit; genai wants a number."""
 
 
-def genai_config(
-    config: BackboneConfig, eos_token_ids: Sequence[int], pad_token_id: int, *, padded: bool
-) -> str:
+def genai_config(config: BackboneConfig, tokens: SpecialTokens, *, padded: bool) -> str:
     """Return the text of genai_config.json for a graph with genai's names.
 
     Args:
         config: sizes.
-        eos_token_ids: may be empty; then no token ends a text.
-        pad_token_id: fills batches.
+        tokens: without an end token none ends a text.
         padded: the graph takes an attention_mask.
     """
     # genai refuses an end token that is no row of the vocabulary, and takes an empty list of them.
-    end = list(eos_token_ids)
     inputs = {"input_ids": "input_ids"}
     if padded:
         inputs["attention_mask"] = "attention_mask"
@@ -32,9 +28,9 @@ def genai_config(
             "type": "decoder",
             "vocab_size": config.padded_vocab_size,
             "context_length": CONTEXT_LENGTH,
-            "bos_token_id": end[0] if end else pad_token_id,
-            "eos_token_id": end,
-            "pad_token_id": pad_token_id,
+            "bos_token_id": tokens.begin,
+            "eos_token_id": list(tokens.ends),
+            "pad_token_id": tokens.pad,
             "decoder": {
                 "filename": "model.onnx",
                 "hidden_size": config.d_model,

@@ -22,7 +22,6 @@ class BackboneConfig:
         vocab_size: tokens that exist; padded_vocab_size: rows of the embedding and of the head.
         rms_norm: RMSNorm, else LayerNorm with bias, with epsilon norm_eps.
         residual_in_fp32: keep the residual stream in float32, else in the activation type.
-        mixer_state_shapes: per layer, the shapes of conv and recurrent state without the batch.
     """
 
     d_model: int
@@ -142,8 +141,8 @@ class LanguageModel(nn.Module):
         elif attention_mask is not None:
             input_ids, seqlens, order = _right_pad(input_ids, attention_mask)
         else:
-            batch, seqlen = input_ids.shape
-            seqlens = torch.full((batch,), seqlen, dtype=torch.int32, device=input_ids.device)
+            first = input_ids.select(1, 0)
+            seqlens = torch.full_like(first, input_ids.shape[1], dtype=torch.int32)
         hidden = cast(self.backbone.embeddings(input_ids), self.backbone.residual_dtype)
         new_states: list[Tensor] = []
         for block, conv_state, ssm_state in zip(

@@ -8,6 +8,7 @@ from typing import Any
 
 from mamba_export.checkpoint import Checkpoint
 from mamba_export.errors import CheckpointError, UnsupportedModelError
+from mamba_export.models.weights import stored_names
 
 INIT_ONLY_SSM_KEYS = {
     *("dt_min", "dt_max", "dt_init", "dt_scale", "dt_init_floor", "A_init_range", "conv_init"),
@@ -21,12 +22,6 @@ SSM_KEYS = {
     *("ngroups", "D_has_hdim", "rmsnorm", "norm_before_gate", "dt_limit", "chunk_size", "d_ssm"),
 }
 """Arguments of mamba_ssm's mixers that the families read."""
-
-
-def canonical_name(name: str) -> str:
-    """Return the transformers name of a tensor: the form that families and models use."""
-    name = name.removeprefix("model.")
-    return "backbone.embeddings.weight" if name == "backbone.embedding.weight" else name
 
 
 def ssm_config(checkpoint: Checkpoint) -> Mapping[str, Any]:
@@ -63,7 +58,8 @@ class Geometry:
         self.config = checkpoint.config
         self.layout = checkpoint.layout
         self.config_file = "params.json" if self.layout == "mistral" else "config.json"
-        self.shapes = {canonical_name(n): entry.shape for n, entry in checkpoint.tensors.items()}
+        names = stored_names(checkpoint)
+        self.shapes = {name: checkpoint.tensors[names[name]].shape for name in names}
         ssm = ssm_config(checkpoint)
         self.ssm: Mapping[str, Any] = ssm if self.layout == "mamba_ssm" else self.config
         if self.layout == "mamba_ssm":

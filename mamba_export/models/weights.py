@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from mamba_export.errors import CheckpointError
-from mamba_export.models.geometry import canonical_name
 
 if TYPE_CHECKING:
     from mamba_export.checkpoint import Checkpoint
@@ -40,7 +39,8 @@ def check_tensors(
         expected |= {f"{prefix}.norm.{part}": (config.d_model,) for part in norm}
         expected |= {f"{prefix}.mixer.{name}": shape for name, shape in mixer.items()}
     expected |= {f"backbone.norm_f.{part}": (config.d_model,) for part in norm}
-    stored = {canonical_name(name): entry for name, entry in checkpoint.tensors.items()}
+    names = stored_names(checkpoint)
+    stored = {name: checkpoint.tensors[names[name]] for name in names}
     if not config.tie_embeddings or "lm_head.weight" in stored:
         expected["lm_head.weight"] = (config.padded_vocab_size, config.d_model)
 
@@ -92,6 +92,31 @@ def check_tensors(
         _check_tied(checkpoint)
 
 
+def stored_names(checkpoint: Checkpoint) -> dict[str, str]:
+    """Return the stored name of each tensor by its canonical, which is transformers', name.
+
+    Raises:
+        CheckpointError: two tensors have the same canonical name.
+    """
+    names: dict[str, str] = {}
+    for stored in checkpoint.tensors:
+        name = stored.removeprefix("model.") if checkpoint.layout == "mistral" else stored
+        if name == "backbone.embedding.weight":
+            name = "backbone.embeddings.weight"
+        if name in names:
+            raise CheckpointError(
+                "two tensors are the same parameter",
+                "remove the one that the model was not trained with",
+                code="checkpoint.duplicate_tensor",
+                file=checkpoint.tensors[stored].file,
+                tensor=stored,
+                expected="one of them",
+                found=f"{names[name]} as well",
+            )
+        names[name] = stored
+    return names
+
+
 def parameter_source(parameter: str, stored: Container[str]) -> str | None:
     """Return the canonical tensor that feeds a parameter; None for an absent bias, which is 0."""
     if parameter.endswith(".mixer.A"):
@@ -120,11 +145,6 @@ def read_parameter(
     if parameter.endswith(".mixer.A"):
         tensor = -torch.exp(tensor.float())
     return tensor.reshape(like.shape).to(like.dtype)
-
-
-def stored_names(checkpoint: Checkpoint) -> dict[str, str]:
-    """Return the stored name of each canonical tensor name."""
-    return {canonical_name(name): name for name in checkpoint.tensors}
 
 
 def load_weights(model: LanguageModel, checkpoint: Checkpoint) -> None:

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 def to_float32(op: OpBuilder, value: ir.Value) -> ir.Value:
     """Emit the float32 form of ``value``; runtimes drop the cast when there is nothing to do."""
-    return op.Cast(value, to=ir.DataType.FLOAT)
+    result = op.Cast(value, to=ir.DataType.FLOAT)
+    # What the builder knows to be float32 meets Python's numbers without a CastLike.
+    result.type = ir.TensorType(ir.DataType.FLOAT)
+    return result
 
 
 def reshape(op: OpBuilder, value: ir.Value, shape: ir.Value) -> ir.Value:
@@ -62,7 +65,8 @@ def step_size(
 
 def valid_tokens(op: OpBuilder, x: ir.Value, seqlens: ir.Value) -> ir.Value:
     """Emit the mask [B,T] of the tokens of ``x`` [B,T,...] that come before each row's length."""
-    positions = op.Range(0, op.Squeeze(op.Shape(x, start=1, end=2)), 1)
+    zero, one = op.Constant(value_int=0), op.Constant(value_int=1)
+    positions = op.Range(zero, op.Squeeze(op.Shape(x, start=1, end=2)), one)
     return op.Less(positions, op.Unsqueeze(op.Cast(seqlens, to=ir.DataType.INT64), [1]))
 
 
@@ -75,6 +79,7 @@ def newest_columns(op: OpBuilder, window: ir.Value, width: ir.Value, seqlens: ir
         width: [1] K.
         seqlens: [B].
     """
-    columns = op.Range(0, op.Sub(op.Squeeze(width), 1), 1)
+    zero, one = op.Constant(value_int=0), op.Constant(value_int=1)
+    columns = op.Range(zero, op.Sub(op.Squeeze(width), one), one)
     rows = op.Add(op.Unsqueeze(op.Cast(seqlens, to=ir.DataType.INT64), [1]), columns)
     return op.Transpose(op.GatherND(window, op.Unsqueeze(rows, [2]), batch_dims=1), perm=[0, 2, 1])

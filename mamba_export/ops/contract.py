@@ -34,6 +34,7 @@ VERSION = 1
 _ELEMENT_TYPES = {
     "io": ("float32", "float16", "bfloat16"),
     "f32": ("float32",),
+    "state": ("float32",),
     "i32": ("int32",),
 }
 _ONNX_TYPES = {
@@ -41,6 +42,11 @@ _ONNX_TYPES = {
     "float16": "tensor(float16)",
     "bfloat16": "tensor(bfloat16)",
     "int32": "tensor(int32)",
+}
+_FORMAL_TYPES = {
+    "f32": ir.TensorType(ir.DataType.FLOAT),
+    "state": ir.TensorType(ir.DataType.FLOAT),
+    "i32": ir.TensorType(ir.DataType.INT32),
 }
 _TORCH_SCHEMA_TYPES = {bool: "bool", int: "int", float: "float", str: "str"}
 
@@ -51,7 +57,9 @@ class TensorSpec:
 
     Attributes:
         name: the same in torch, ONNX and C++.
-        element: ``io`` (the activation type, one for the whole node), ``f32`` or ``i32``.
+        element: ``io`` (the activation type, one for the whole node), ``state`` (that of the
+            recurrent state; float32, but a type variable of its own in the schema), ``f32`` or
+            ``i32``.
         axes: one size letter per axis, such as ``("B", "T", "D")`` or ``("B", "C", "K-1")``.
     """
 
@@ -183,7 +191,9 @@ class Op:
 
     def schema(self) -> onnx.defs.OpSchema:
         """Return the ONNX schema; it declares the two plugin attributes that every node carries."""
-        types = {"io": "T", "f32": "tensor(float)", "i32": "tensor(int32)"}
+        types = {"io": "T", "state": "S", "f32": "tensor(float)", "i32": "tensor(int32)"}
+        variables = {"io": "activations", "state": "recurrent state"}
+        used = {spec.element for spec in self.inputs}
         parameter = onnx.defs.OpSchema.FormalParameter
         attribute = onnx.defs.OpSchema.Attribute
         return onnx.defs.OpSchema(
@@ -193,7 +203,11 @@ class Op:
             doc=self.__doc__ or "",
             inputs=[parameter(s.name, types[s.element], description=str(s)) for s in self.inputs],
             outputs=[parameter(s.name, types[s.element], description=str(s)) for s in self.outputs],
-            type_constraints=[("T", [_ONNX_TYPES[t] for t in _ELEMENT_TYPES["io"]], "activations")],
+            type_constraints=[
+                (types[element], [_ONNX_TYPES[t] for t in _ELEMENT_TYPES[element]], meaning)
+                for element, meaning in variables.items()
+                if element in used
+            ],
             attributes=[
                 attribute(
                     s.name, getattr(onnx.defs.OpSchema.AttrType, s.onnx_type.name), required=True
@@ -261,7 +275,10 @@ class Op:
 
         # TensorRT before 10.8 binds a formal name that equals any tensor name already in the graph
         # to that tensor, so formal names carry the op's name.
-        formals = [ir.Value(name=f"{self.torch_name}_{spec.name}") for spec in self.inputs]
+        formals = [
+            ir.Value(name=f"{self.torch_name}_{spec.name}", type=_FORMAL_TYPES.get(spec.element))
+            for spec in self.inputs
+        ]
         function = onnxscript.build_function(
             trace,
             formals,

@@ -32,7 +32,7 @@ def selective_scan(
     D: Annotated[Tensor, "f32[D]"],
     z: Annotated[Tensor, "io[B,T,D]"],
     dt_bias: Annotated[Tensor, "f32[D]"],
-    ssm_state: Annotated[Tensor, "f32[B,D,N]"],
+    ssm_state: Annotated[Tensor, "state[B,D,N]"],
     seqlens: Annotated[Tensor, "i32[B]"],
     *,
     dt_softplus: bool,

@@ -26,7 +26,7 @@ def selective_state_update(
     D: Annotated[Tensor, "f32[D]"],
     z: Annotated[Tensor, "io[B,D]"],
     dt_bias: Annotated[Tensor, "f32[D]"],
-    ssm_state: Annotated[Tensor, "f32[B,D,N]"],
+    ssm_state: Annotated[Tensor, "state[B,D,N]"],
     *,
     dt_softplus: bool,
     gated: bool,

@@ -16,6 +16,9 @@ from mamba_export.ops.ssd_state_update import advance
 if TYPE_CHECKING:
     from onnxscript import OpBuilder
 
+MAX_CHUNK = 64
+"""Largest chunk of the function body: on CPUs the quadratic part costs more than it saves above."""
+
 MASKED = -1e30
 """Exponent of a masked pair: its exp is exactly 0, and no runtime turns it into a NaN."""
 
@@ -29,7 +32,7 @@ def ssd_chunk_scan(
     C: Annotated[Tensor, "io[B,T,G,N]"],
     D: Annotated[Tensor, "f32[H]"],
     dt_bias: Annotated[Tensor, "f32[H]"],
-    ssm_state: Annotated[Tensor, "f32[B,H,N,P]"],
+    ssm_state: Annotated[Tensor, "state[B,H,N,P]"],
     seqlens: Annotated[Tensor, "i32[B]"],
     *,
     chunk_size: int,
@@ -101,7 +104,7 @@ def _(
     batch, seqlen = op.Shape(x, end=1), op.Shape(x, start=1, end=2)
     groups = op.Shape(B, start=2, end=3)
     heads = op.Div(op.Shape(A), groups)
-    chunk = op.Max(op.Min(seqlen, [chunk_size]), [1])
+    chunk = op.Max(op.Min(seqlen, [min(chunk_size, MAX_CHUNK)]), [1])
     chunks = op.Div(op.Sub(op.Add(seqlen, chunk), [1]), chunk)
     tail = op.Sub(op.Mul(chunks, chunk), seqlen)
 
@@ -175,7 +178,7 @@ def segment_sums(op: OpBuilder, values: ir.Value, size: ir.Value) -> ir.Value:
         values: [...,Q], none of them positive.
         size: [1] Q.
     """
-    index = op.Range(0, op.Squeeze(size), 1)
+    index = op.Range(op.Constant(value_int=0), op.Squeeze(size), op.Constant(value_int=1))
     row, column = op.Unsqueeze(index, [1]), op.Unsqueeze(index, [0])
     later = op.Where(op.Greater(row, column), op.Unsqueeze(values, [-1]), 0.0)  # [...,r,s]: r > s
     sums = op.CumSum(later, -2)

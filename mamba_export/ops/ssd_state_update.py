@@ -25,7 +25,7 @@ def ssd_state_update(
     C: Annotated[Tensor, "io[B,G,N]"],
     D: Annotated[Tensor, "f32[H]"],
     dt_bias: Annotated[Tensor, "f32[H]"],
-    ssm_state: Annotated[Tensor, "f32[B,H,N,P]"],
+    ssm_state: Annotated[Tensor, "state[B,H,N,P]"],
     *,
     dt_softplus: bool,
     dt_min: float,

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mamba_export.dtypes import DType
+from mamba_export.environment import describe_run
 from mamba_export.errors import UsageError
 from mamba_export.parity import prompts, tolerances
 from mamba_export.parity.distributions import divergence, top1
-from mamba_export.parity.environment import describe_environment
 from mamba_export.parity.equivalence import (
     Progress,
     check_chunks,
@@ -33,7 +33,11 @@ from mamba_export.parity.report import Check, OutputRow, ParityReport
 from mamba_export.parity.structure import check_structure
 
 if TYPE_CHECKING:
+    from mamba_export.graph.artifact import Manifest
     from mamba_export.runtime.session import Result, Session
+
+_TOKENS = 256
+"""Length of the prompt of a model without chunks."""
 
 _BATCH = 2
 """Rows of the prompt when none is given: enough that rows cannot be mixed up unseen."""
@@ -44,7 +48,7 @@ def check_parity(
     against: str | Path,
     *,
     reference: Reference = Reference.eager,
-    tokens: int = 256,
+    tokens: int | None = None,
     steps: int = 64,
     seed: int = 0,
     prompt_ids: Array | None = None,
@@ -60,7 +64,8 @@ def check_parity(
         artifact: the artifact's directory.
         against: the checkpoint it was made from.
         reference: who computes the reference.
-        tokens: length of each prompt row, unless prompt_ids are given.
+        tokens: length of each prompt row, unless prompt_ids are given. None is 256, or more where
+            it takes more to go through two whole chunks of the scan and into a third.
         steps: greedy tokens to compare.
         seed: of chunk splits, padding and prompts.
         prompt_ids: [B,T] token ids to run on; B ≥ 2 makes sure that rows are kept apart.
@@ -77,10 +82,12 @@ def check_parity(
     from mamba_export.graph.artifact import Artifact
     from mamba_export.runtime.session import open_session
 
-    opened = Artifact.load(Path(artifact))
+    # Verified, so that what passes is what the manifest names.
+    opened = Artifact.load(Path(artifact), verify=True)
     judge = load_reference(reference, against)
     with open_session(artifact) as session:
-        ids, origin = _prompt(opened.path, session, prompt_ids, tokens, seed)
+        length = _enough_tokens(opened.manifest) if tokens is None else tokens
+        ids, origin = _prompt(opened.path, session, prompt_ids, length, seed)
         return compare_session(
             session,
             judge,
@@ -163,7 +170,7 @@ def compare_session(
         position_errors=error_series(ours, truth, axis=1) if comparable else [],
         layer_errors=_layer_errors(outputs),
         memory_effect=memory_effect(session, ids),
-        environment=describe_environment(seed=seed),
+        environment=describe_run(seed),
     )
 
 
@@ -229,6 +236,12 @@ def _name(key: LayerState) -> str:
 
 def _named(states: Mapping[LayerState, Array]) -> dict[str, Array]:
     return {_name(key): value for key, value in states.items()}
+
+
+def _enough_tokens(manifest: Manifest) -> int:
+    """Return a prompt length at which every carry of state from chunk to chunk shows."""
+    chunk_size = manifest.config.get("chunk_size")
+    return max(_TOKENS, 2 * chunk_size + 1) if isinstance(chunk_size, int) else _TOKENS
 
 
 def _prompt(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from mamba_export.parity.metrics import Array, Float64
+from mamba_export.parity.metrics import Array, Float64, row_blocks
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,16 @@ class Top1:
 
 def divergence(ours: Array, reference: Array) -> Divergence:
     """Return how far our logits [..., V] are from the reference's, as distributions."""
-    ours_log, reference_log = log_softmax(ours), log_softmax(reference)
-    weights = np.exp(reference_log)
-    delta = ours_log - reference_log
-    kl = -(weights * delta).sum(axis=-1)
+    kls, squares = [], []
+    for mine, theirs in _token_blocks(ours, reference):
+        ours_log, reference_log = log_softmax(mine), log_softmax(theirs)
+        weights = np.exp(reference_log)
+        delta = ours_log - reference_log
+        kls.append(-(weights * delta).sum(axis=-1))
+        squares.append((weights * np.square(delta)).sum(axis=-1))
+    kl = np.concatenate(kls)
     return Divergence(
-        log_prob_rms=float(np.sqrt((weights * np.square(delta)).sum(axis=-1).mean())),
+        log_prob_rms=float(np.sqrt(np.concatenate(squares).mean())),
         mean_kl=float(kl.mean()),
         tail_kl=float(np.quantile(kl, 0.999)),
         max_kl=float(kl.max()),
@@ -73,9 +78,8 @@ def top1(ours: Array, reference: Array, max_error: float) -> Top1:
         reference: the reference's.
         max_error: the limit of ``m`` on logits, in units of the RMS of the reference.
     """
-    exact, truth = ours.astype(np.float64), reference.astype(np.float64)
-    flips = exact.argmax(axis=-1) != truth.argmax(axis=-1)
-    excused = flips & on_margin(exact, truth, max_error)
+    flips = ours.argmax(axis=-1) != reference.argmax(axis=-1)
+    excused = flips & on_margin(ours, reference, max_error)
     unexcused = np.argwhere(flips & ~excused)
     return Top1(
         tokens=flips.size,
@@ -85,14 +89,30 @@ def top1(ours: Array, reference: Array, max_error: float) -> Top1:
     )
 
 
-def on_margin(ours: Float64, reference: Float64, max_error: float) -> Array:
+def on_margin(ours: Array, reference: Array, max_error: float) -> Array:
     """Return, for each token of logits [..., V], whether a flip there would be a tie."""
-    error = np.abs(ours - reference).max(axis=-1)
-    best = np.partition(reference, -2, axis=-1)
-    gap = best[..., -1] - best[..., -2]
-    cap = max_error * np.sqrt(np.mean(np.square(reference)))
+    errors, gaps, energy = [], [], 0.0
+    for mine, theirs in _token_blocks(ours, reference):
+        truth = theirs.astype(np.float64)
+        errors.append(np.abs(mine - truth).max(axis=-1))
+        best = np.partition(truth, -2, axis=-1)
+        gaps.append(best[:, -1] - best[:, -2])
+        energy += float(np.square(truth).sum())
+    error, gap = np.concatenate(errors), np.concatenate(gaps)
+    cap = max_error * np.sqrt(energy / reference.size)
     tied: Array = (gap < 2 * error) & (error <= cap)
-    return tied
+    return tied.reshape(reference.shape[:-1])
+
+
+def chosen_log_probs(logits: Array, tokens: Array) -> Float64:
+    """Return the log-probability [...] of one token [...] for each of logits [..., V]."""
+    chosen = tokens.reshape(-1, 1)
+    rows = logits.reshape(-1, logits.shape[-1])
+    parts = [
+        np.take_along_axis(log_softmax(rows[part]), chosen[part], axis=-1)
+        for part in row_blocks(*rows.shape)
+    ]
+    return np.concatenate(parts).reshape(tokens.shape)
 
 
 def log_softmax(logits: Array) -> Float64:
@@ -101,3 +121,10 @@ def log_softmax(logits: Array) -> Float64:
     shifted = exact - exact.max(axis=-1, keepdims=True)
     result: Float64 = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return result
+
+
+def _token_blocks(ours: Array, reference: Array) -> Iterator[tuple[Array, Array]]:
+    """Yield the logits [tokens,V] of both sides, a few tokens at a time."""
+    mine, theirs = (each.reshape(-1, each.shape[-1]) for each in (ours, reference))
+    for part in row_blocks(*mine.shape):
+        yield mine[part], theirs[part]

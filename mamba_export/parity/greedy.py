@@ -40,8 +40,8 @@ def check_greedy(
     """
     chosen, logits = _generate(session, ids, steps, progress)
     whole = np.concatenate([ids, chosen[:, :-1]], axis=1)
-    judged = reference.run(whole).logits[:, -steps:, : session.vocab_size].astype(np.float64)
-    ties = on_margin(logits.astype(np.float64), judged, max_error)
+    judged = reference.run(whole).logits[:, -steps:, : session.vocab_size]
+    ties = on_margin(logits, judged, max_error)
     agreed, problems, tied_rows = [], [], 0
     for row in range(len(ids)):
         splits = np.flatnonzero(judged[row].argmax(axis=-1) != chosen[row])

@@ -18,7 +18,7 @@ import torch
 from mamba_export.errors import CapabilityError
 from mamba_export.parity.metrics import Array
 from mamba_export.parity.references import LayerState, ReferenceRun
-from mamba_export.parity.transformers_reference import transformers_config
+from mamba_export.parity.transformers_reference import has_tied_head, transformers_config
 
 if TYPE_CHECKING:
     from mamba_export.checkpoint import Checkpoint
@@ -84,7 +84,7 @@ def mamba_ssm_config(checkpoint: Checkpoint) -> dict[str, Any]:
         CapabilityError: mamba_ssm has no such model.
     """
     if checkpoint.layout == "mamba_ssm":
-        return {"tie_embeddings": True, **checkpoint.config}
+        return {**checkpoint.config, "tie_embeddings": has_tied_head(checkpoint)}
     theirs = transformers_config(checkpoint)
     if theirs["model_type"] not in ("mamba", "mamba2"):
         raise _inexpressible(f"model_type {theirs['model_type']!r}")
@@ -126,7 +126,7 @@ def mamba_ssm_config(checkpoint: Checkpoint) -> dict[str, Any]:
         "ssm_cfg": ssm_cfg,
         "rms_norm": True,
         "residual_in_fp32": theirs.get("residual_in_fp32", True),
-        "tie_embeddings": theirs.get("tie_word_embeddings", not is_mamba2),
+        "tie_embeddings": theirs["tie_word_embeddings"],
     }
 
 

@@ -212,9 +212,10 @@ def _options(checkpoint: Checkpoint) -> dict[str, Any]:
         return _transformers_options(config)
     ssm_cfg = config.get("ssm_cfg") or {}
     core = {"Mamba1": "mamba", "Mamba2": "mamba2"}.get(ssm_cfg.get("layer", "Mamba1"))
-    groups = ssm_cfg.get("ngroups", 1)
-    if checkpoint.layout == "mistral":
-        core, groups = "mamba2", config.get("n_groups", 8)
+    groups, limits = ssm_cfg.get("ngroups", 1), ssm_cfg.get("dt_limit")
+    if checkpoint.layout == "mistral":  # one level, under the names of either world
+        core, groups = "mamba2", config.get("ngroups", config.get("n_groups", 8))
+        limits = config.get("dt_limit", config.get("time_step_limit"))
     if core is None or config.get("attn_layer_idx") or config.get("d_intermediate"):
         raise _unknown("a layer that is not Mamba or Mamba-2")
     return {
@@ -223,9 +224,9 @@ def _options(checkpoint: Checkpoint) -> dict[str, Any]:
         "eps": 1e-5,
         "rms_norm": config.get("rms_norm", True),
         "ngroups": groups,
-        "dt_limit": _limits(ssm_cfg.get("dt_limit")),
+        "dt_limit": _limits(limits),
         "norm_before_gate": ssm_cfg.get("norm_before_gate", False),
-        "tied": config.get("tie_embeddings", True),
+        "tied": _declared(config, "tie_embeddings", checkpoint.layout == "mamba_ssm"),
     }
 
 
@@ -244,8 +245,14 @@ def _transformers_options(config: Mapping[str, Any]) -> dict[str, Any]:
         "ngroups": config.get("n_groups", 8),
         "dt_limit": _limits(config.get("time_step_limit")),
         "norm_before_gate": False,  # a key of that name exists in published files and means nothing
-        "tied": config.get("tie_word_embeddings", core != "mamba2"),
+        "tied": _declared(config, "tie_word_embeddings", False),
     }
+
+
+def _declared(config: Mapping[str, Any], key: str, default: bool) -> bool:
+    """Return a flag; where it is silent about a tie, a head that is stored decides."""
+    value = config.get(key)
+    return default if value is None else bool(value)
 
 
 def _limits(value: Any) -> tuple[float, float]:

@@ -45,10 +45,10 @@ def check_structure(artifact: Artifact) -> list[Check]:
         scans = RECURRENCES.get((manifest.dialect, role))
         if scans is not None:
             count = sum((node.domain, node.op_type) in scans for node in graph.node)
-            checks.append(_equal(f"scan nodes ({role})", count, manifest.mixers))
+            checks.append(_equal(f"scan nodes ({role})", count, manifest.n_layer))
         names = [state.graph_names(manifest.io_names) for state in recurrent]
         carried = sum(_depends(graph, present, past) for past, present in names)
-        checks.append(_equal(f"carried states ({role})", carried, manifest.mixers))
+        checks.append(_equal(f"carried states ({role})", carried, manifest.n_layer))
     return checks
 
 
@@ -81,5 +81,5 @@ def _equal(name: str, found: int, expected: int) -> Check:
         passed=found == expected,
         value=float(found),
         limit=float(expected),
-        detail=f"{found} for {expected} mixers",
+        detail=f"{found} for {expected} layers",
     )

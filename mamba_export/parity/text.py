@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mamba_export.errors import CapabilityError, UsageError
-from mamba_export.parity.distributions import log_softmax
+from mamba_export.parity.distributions import chosen_log_probs
 
 if TYPE_CHECKING:
     from mamba_export.runtime.session import Session
@@ -134,8 +134,7 @@ def bits_per_byte(
     bits = 0.0
     for inputs, targets in _windows(tokens, window, batch):
         logits, _ = session.prefill(inputs)
-        log_probs = log_softmax(logits[..., : session.vocab_size])
-        chosen = np.take_along_axis(log_probs, targets[..., None], axis=-1)
+        chosen = chosen_log_probs(logits[..., : session.vocab_size], targets)
         bits -= float(chosen.sum()) / math.log(2)
     predicted_bytes = len(data) * (len(tokens) - 1) / len(tokens)
     return bits / predicted_bytes

@@ -48,9 +48,13 @@ class TransformersReference:
         import transformers
 
         self.name = f"transformers {transformers.__version__}"
-        config = transformers.AutoConfig.for_model(**transformers_config(checkpoint))
-        with torch.device("meta"):
-            model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+        wanted = transformers_config(checkpoint)
+        try:
+            config = transformers.AutoConfig.for_model(**wanted)
+            with torch.device("meta"):
+                model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+        except Exception as error:  # its checks of a config raise classes of several packages
+            raise _inexpressible("the sizes or options of this config") from error
         _load_strictly(model, checkpoint, dtype)
         self._model = model.eval()
         self._is_mamba2 = config.model_type == "mamba2"
@@ -80,15 +84,16 @@ def transformers_config(checkpoint: Checkpoint) -> dict[str, Any]:
         model_type = checkpoint.config.get("model_type")
         if model_type not in FAMILIES:
             raise _inexpressible(f"model_type {model_type!r}")
-        return (
-            {**checkpoint.config, "use_mambapy": False}
-            if model_type != "mamba2"
-            else dict(checkpoint.config)
-        )
+        return {
+            **checkpoint.config,
+            "tie_word_embeddings": has_tied_head(checkpoint),
+            **({"use_mambapy": False} if model_type != "mamba2" else {}),
+        }
     config = checkpoint.config
-    ssm_cfg: Mapping[str, Any] = config.get("ssm_cfg") or {}
     is_mistral = checkpoint.layout == "mistral"
-    _refuse_inexpressible(config, ssm_cfg)
+    # A Mistral file has the mixer's options at its top, under either of two names.
+    ssm_cfg: Mapping[str, Any] = config if is_mistral else config.get("ssm_cfg") or {}
+    _refuse_inexpressible(config, {} if is_mistral else ssm_cfg)
     shapes = {renamed(name): entry.shape for name, entry in checkpoint.tensors.items()}
     mixer = "backbone.layers.0.mixer."
     vocab_size, d_model = shapes[_EMBEDDINGS]
@@ -102,7 +107,7 @@ def transformers_config(checkpoint: Checkpoint) -> dict[str, Any]:
         "use_conv_bias": mixer + "conv1d.bias" in shapes,
         "layer_norm_epsilon": 1e-5,
         "residual_in_fp32": config.get("residual_in_fp32", True),
-        "tie_word_embeddings": config.get("tie_embeddings", True),
+        "tie_word_embeddings": has_tied_head(checkpoint),
         "expand": inner // d_model,
     }
     if not is_mistral and ssm_cfg.get("layer", "Mamba1") == "Mamba1":
@@ -113,7 +118,8 @@ def transformers_config(checkpoint: Checkpoint) -> dict[str, Any]:
             "time_step_rank": shapes[mixer + "dt_proj.weight"][1],
             "use_mambapy": False,
         }
-    groups = config.get("n_groups", 8) if is_mistral else ssm_cfg.get("ngroups", 1)
+    groups = ssm_cfg.get("ngroups", config.get("n_groups", 8) if is_mistral else 1)
+    limits = ssm_cfg.get("dt_limit", config.get("time_step_limit") if is_mistral else None)
     nheads = shapes[mixer + "dt_bias"][0]
     return shared | {
         "model_type": "mamba2",
@@ -122,8 +128,22 @@ def transformers_config(checkpoint: Checkpoint) -> dict[str, Any]:
         "n_groups": groups,
         "state_size": (shapes[mixer + "conv1d.weight"][0] - inner) // (2 * groups),
         "chunk_size": ssm_cfg.get("chunk_size", 256),
-        "time_step_limit": tuple(ssm_cfg.get("dt_limit") or _INFINITE_LIMITS),
+        "time_step_limit": tuple(limits or _INFINITE_LIMITS),
     }
+
+
+def has_tied_head(checkpoint: Checkpoint) -> bool:
+    """Return whether the embedding is the output matrix.
+
+    What the config says; where it is silent, state-spaces ties, and in the other layouts a head
+    that is stored is used.
+    """
+    of_transformers = checkpoint.layout == "transformers"
+    tied = checkpoint.config.get("tie_word_embeddings" if of_transformers else "tie_embeddings")
+    if tied is not None:
+        return bool(tied)
+    stored = {renamed(name) for name in checkpoint.tensors}
+    return checkpoint.layout == "mamba_ssm" or _TIED_HEAD not in stored
 
 
 def renamed(name: str) -> str:

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
 FinishReason = Literal["stop", "length"]
 
+# Tokens of a prompt that run at once. A runtime returns the logits of each of them, and only the
+# last ones of a row are used: without a limit, 0.8 GB for 4096 tokens of a vocabulary of 50280.
+_CHUNK = 512
+_NONE_SEEN = np.zeros(0, dtype=np.int64)
+
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateOptions:
@@ -108,6 +113,7 @@ def generate(
 ) -> list[Generation]:
     """Continue every prompt.
 
+    Prompts are prefilled in chunks of 512 tokens, each from the state after the one before it.
     Prompts of unequal length share one right-padded prefill where the session takes padded batches,
     and are prefilled one by one where it does not. Steps are batched in either case.
 
@@ -179,16 +185,27 @@ def _prefill_together(
     rows: Sequence[_Row],
 ) -> tuple[NDArray[np.float32], State]:
     started = time.perf_counter()
-    valid = np.arange(lengths.max()) < lengths[:, None]
+    longest = int(lengths.max())
+    valid = np.arange(longest) < lengths[:, None]
     ids = np.zeros(valid.shape, dtype=np.int64)
     ids[valid] = np.concatenate([np.asarray(prompt, dtype=np.int64) for prompt in prompts])
-    mask = valid.astype(np.int64) if session.padded else None
-    result = session.prefill(ids, attention_mask=mask)
-    # A copy: the logits of all other positions can be large, and are free to go.
-    last = result.logits[np.arange(len(prompts)), lengths - 1].copy()
+    ends = lengths - 1
+    last: NDArray[np.float32] | None = None
+    state: State | None = None
+    for first in range(0, longest, _CHUNK):
+        chunk = slice(first, first + _CHUNK)
+        # A row that ended before this chunk is all padding in it, and keeps its state.
+        mask = valid[:, chunk].astype(np.int64) if session.padded else None
+        logits, state = session.prefill(ids[:, chunk], state, attention_mask=mask)
+        if last is None:
+            last = np.empty((len(prompts), logits.shape[-1]), np.float32)
+        here = np.flatnonzero(ends // _CHUNK == first // _CHUNK)
+        last[here] = logits[here, ends[here] - first]
+    assert last is not None
+    assert state is not None
     for row in rows:
         row.prefill_seconds = time.perf_counter() - started
-    return last, result.state
+    return last, state
 
 
 def _advance(
@@ -201,7 +218,7 @@ def _advance(
     _check_finite(logits, row)
     token = choose(
         logits,
-        np.flatnonzero(row.seen),
+        _NONE_SEEN if options.repetition_penalty == 1 else np.flatnonzero(row.seen),
         row.rng,
         temperature=options.temperature,
         top_k=options.top_k,

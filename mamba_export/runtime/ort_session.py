@@ -13,6 +13,7 @@ from mamba_export.dtypes import DType
 from mamba_export.errors import CapabilityError, SessionError
 from mamba_export.graph.artifact import Artifact
 from mamba_export.models.state import IoNames, StateSpec
+from mamba_export.runtime.graph_check import check_graph, check_interface
 from mamba_export.runtime.session import (
     Array,
     Ids,
@@ -53,6 +54,7 @@ class OrtSession:
 
     Raises:
         CapabilityError: the CPU provider cannot run the artifact's dtype.
+        TrustError, ArtifactError: a graph reads other files, or is not what the manifest says.
         SessionError: ONNX Runtime cannot load the graph.
     """
 
@@ -84,8 +86,10 @@ class OrtSession:
 
     def _load(self, ort: Any, role: str, options: ort.SessionOptions) -> ort.InferenceSession:
         path = self.artifact.graph(role)
+        assert path is not None  # only roles of the manifest are loaded
+        check_graph(self.artifact, path)
         try:
-            return ort.InferenceSession(
+            session = ort.InferenceSession(
                 str(path), sess_options=options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:
@@ -96,6 +100,8 @@ class OrtSession:
                 code="session.load",
                 file=str(path),
             ) from error
+        check_interface(self.artifact, role, session.get_inputs(), session.get_outputs())
+        return session
 
     def initial_state(self, batch: int) -> OrtState:
         """Return zeros."""
@@ -166,15 +172,15 @@ class OrtSession:
         if not isinstance(state, OrtState):
             state = self.state_from_arrays(state.arrays())
         binding = session.io_binding()
-        binding.bind_ortvalue_input("input_ids", _ort_value(ids))
-        if mask is not None:
-            binding.bind_ortvalue_input("attention_mask", _ort_value(mask))
-        for (past, _), value in zip(self._names, state.values, strict=True):
-            binding.bind_ortvalue_input(past, value)
-        # The runtime allocates the outputs, so the state that went in stays a value of its own.
-        for name in ("logits", *(present for _, present in self._names)):
-            binding.bind_output(name, "cpu")
         try:
+            binding.bind_ortvalue_input("input_ids", _ort_value(ids))
+            if mask is not None:
+                binding.bind_ortvalue_input("attention_mask", _ort_value(mask))
+            for (past, _), value in zip(self._names, state.values, strict=True):
+                binding.bind_ortvalue_input(past, value)
+            # The runtime allocates the outputs, so the state that went in stays a value of its own.
+            for name in ("logits", *(present for _, present in self._names)):
+                binding.bind_output(name, "cpu")
             session.run_with_iobinding(binding)
         except Exception as error:
             raise SessionError(

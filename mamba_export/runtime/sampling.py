@@ -6,6 +6,8 @@ V is the number of tokens, padded vocabulary rows already cut off.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,7 +28,8 @@ def choose(
 
     Args:
         logits: [V] finite.
-        seen: token ids that the penalty applies to, in any order, repeated or not.
+        seen: token ids that the penalty applies to, in any order, repeated or not; not looked at
+            where the penalty is 1.
         rng: drawn from once, and only when `temperature` is above 0.
         temperature: 0 takes the largest logit, and the lowest id among equals.
         top_k: keep the k largest logits and all that equal the smallest of them; 0 keeps all.
@@ -36,11 +39,14 @@ def choose(
     Returns:
         A token id in [0, V).
     """
-    scores = penalize(logits.astype(np.float64), seen, repetition_penalty)
+    if repetition_penalty == 1:
+        scores: NDArray[np.floating[Any]] = logits
+    else:
+        scores = penalize(logits.astype(np.float64), seen, repetition_penalty)
     if temperature == 0:
         return int(scores.argmax())
     kept = keep_top_k(scores, top_k)
-    probabilities = softmax(scores[kept], temperature)
+    probabilities = softmax(scores[kept].astype(np.float64), temperature)
     nucleus = keep_top_p(probabilities, top_p)
     return int(kept[nucleus[draw(probabilities[nucleus], rng)]])
 
@@ -58,7 +64,7 @@ def penalize(scores: Floats, seen: NDArray[np.int64], penalty: float) -> Floats:
     return penalized
 
 
-def keep_top_k(scores: Floats, k: int) -> NDArray[np.intp]:
+def keep_top_k(scores: NDArray[np.floating[Any]], k: int) -> NDArray[np.intp]:
     """Return the ids of the k largest scores, ascending; ties with the k-th are kept."""
     if k == 0 or k >= scores.size:
         return np.arange(scores.size)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,22 +19,38 @@ _MOST_HELD_BACK = 3
 
 
 class Tokenizer:
-    """Encode prompts and decode tokens; special tokens are left out of decoded text."""
+    """Encode prompts and decode tokens; special tokens are left out of decoded text.
 
-    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
+    A text is encoded as a whole: what the file says of truncation and padding was for training.
+
+    Args:
+        tokenizer: of the package; its truncation and padding are switched off.
+        file: where it came from, for messages.
+
+    Raises:
+        ArtifactError: from every method, where the file makes the package fail.
+    """
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer, file: str) -> None:
         self._tokenizer = tokenizer
+        self._file = file
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text, with the special tokens this tokenizer adds."""
-        return list(self._tokenizer.encode(text).ids)
+        with _typed_failures(self._file):
+            return list(self._tokenizer.encode(text).ids)
 
     def encode_plain(self, text: str) -> list[int]:
         """Return the token ids of a text and of nothing else."""
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        with _typed_failures(self._file):
+            return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def decode(self, tokens: list[int]) -> str:
         """Return the text of token ids; bytes that form no character become U+FFFD."""
-        return str(self._tokenizer.decode(tokens))
+        with _typed_failures(self._file):
+            return str(self._tokenizer.decode(tokens))
 
     def stream(self) -> TextStream:
         """Return a decoder for tokens that come one at a time."""
@@ -89,7 +107,7 @@ def load_tokenizer(directory: str | Path) -> Tokenizer | None:
         The tokenizer, or None when the directory has none.
 
     Raises:
-        ArtifactError: the file is there, but is no tokenizer.
+        ArtifactError: the file is there, but is no tokenizer that can be used.
         CapabilityError: the package `tokenizers` is missing.
     """
     file = Path(directory) / "tokenizer.json"
@@ -103,14 +121,26 @@ def load_tokenizer(directory: str | Path) -> Tokenizer | None:
             hint="pip install tokenizers, or give token ids",
             code="capability.tokenizers",
         ) from error
+    with _typed_failures(str(file)):
+        return Tokenizer(tokenizers.Tokenizer.from_file(str(file)), str(file))
+
+
+@contextlib.contextmanager
+def _typed_failures(file: str) -> Iterator[None]:
+    """Turn whatever the package raises into an ArtifactError.
+
+    It raises bare Exception, and where its Rust code panics a class that is no Exception at all.
+    """
     try:
-        return Tokenizer(tokenizers.Tokenizer.from_file(str(file)))
-    except Exception as error:  # the package raises bare Exception
+        yield
+    except (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
+        raise
+    except BaseException as error:
         raise ArtifactError(
-            "the tokenizer file cannot be read",
+            "the tokenizer file cannot be used",
             hint="fetch the checkpoint's tokenizer.json again and export once more",
             code="artifact.tokenizer",
-            file=str(file),
+            file=file,
             expected="a tokenizer of the package tokenizers",
             found=str(error),
         ) from error

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import save_file
 
 from mamba_export.checkpoint import load_checkpoint
-from mamba_export.errors import MissingInputError, UsageError
+from mamba_export.errors import CheckpointError, MissingInputError, UsageError
 from tests.checkpoint import pickle_code as code
-from tests.checkpoint.spoiled import BIN, CONFIG, INDEX, MODEL
+from tests.checkpoint.spoiled import BIN, CONFIG, INDEX, MODEL, valid
 from tests.factory import write_files, write_mamba_ssm, write_mistral, write_transformers
 
 LAYOUTS: list[tuple[str, Callable[[Path], Path], str, str]] = [
@@ -270,6 +270,31 @@ def test_directory_may_be_a_link(tmp_path: Path) -> None:
     write_mamba_ssm(tmp_path / "real")
     (tmp_path / "link").symlink_to("real")
     assert load_checkpoint(str(tmp_path / "link")).directory == (tmp_path / "real").resolve()
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 17525357\n"
+NO_TOKENIZERS = {
+    "git-lfs pointer": ("tokenizer.json", POINTER, "lfs_pointer"),
+    "web page": ("tokenizer_config.json", "<!DOCTYPE html><html></html>", "html"),
+    "empty": ("generation_config.json", "", "truncated"),
+    "cut short": ("tokenizer.json", '{"model": {', "json"),
+    "no object": ("special_tokens_map.json", "[]", "json"),
+    "too large": ("tokenizer.json", "{}" + " " * 1000, "json_size"),
+}
+
+
+@pytest.mark.parametrize("row", NO_TOKENIZERS)
+def test_what_stands_in_place_of_a_tokenizer_file_is_refused(
+    row: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, content, code = NO_TOKENIZERS[row]
+    valid(tmp_path)
+    (tmp_path / name).write_text(content)
+    monkeypatch.setattr("mamba_export.checkpoint.load._TOKENIZER_LIMIT", 500)
+    checkpoint = load_checkpoint(tmp_path)
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.tokenizer_files()
+    assert (caught.value.code, caught.value.file) == (f"checkpoint.{code}", name)
 
 
 def test_tokenizer_files(tmp_path: Path) -> None:

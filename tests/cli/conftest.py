@@ -33,6 +33,7 @@ class Dialect(enum.Enum):
 
 class Reference(enum.Enum):
     eager = "eager"
+    oracle = "oracle"
     transformers = "transformers"
     mamba_ssm = "mamba_ssm"
 
@@ -139,7 +140,6 @@ class Library:
                 for kind, shape in (("conv", (8, 3)), ("recurrent", (8, 4)))
             ),
             graphs={"model": "model.onnx"},
-            mixers=2,
             ops={},
             files={"model.onnx": {"size": 2048, "sha256": "0" * 64}},
         )

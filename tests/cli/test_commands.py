@@ -259,6 +259,7 @@ def artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace
         vocab_size=3,
         padded_vocab_size=4,
         eos_token_ids=(0,),
+        config={"d_model": 4, "d_state": 4},
         ops={"CausalConv1d": 1},
         graphs={"model": "model.onnx"},
         files={
@@ -305,6 +306,8 @@ def test_inspect_an_artifact_for_people(cli, artifact) -> None:
         "past_key_values.0.conv_state",
         "640 B",
         "3 (4 with padding)",
+        "d_state",
+        "CausalConv1d 1",
     ):
         assert text in found.stdout
     assert "not verified" in found.stdout
@@ -368,12 +371,15 @@ def test_choices_are_those_of_the_library() -> None:
     from typing import get_args
 
     from mamba_export import Dialect, Reference
+    from mamba_export.graph.export import ACTIVATION_TYPES
 
-    assert list(get_args(options.DialectName)) == [member.value for member in Dialect]
-    assert list(get_args(options.IoNamesName)) == [member.value for member in IoNames]
-    # The float64 oracle is for our tests; people compare with implementations.
-    known = [member.value for member in Reference if member.value != "oracle"]
-    assert list(get_args(options.ReferenceName)) == known
+    for names, members in (
+        (options.DialectName, Dialect),
+        (options.DtypeName, ACTIVATION_TYPES),
+        (options.IoNamesName, IoNames),
+        (options.ReferenceName, Reference),
+    ):
+        assert list(get_args(names)) == [member.value for member in members]
 
 
 def test_commands_stay_small() -> None:

@@ -58,6 +58,9 @@ def test_onnx_then_inspect(cli, written, name: str, options: tuple[str, ...], do
     assert remains == set(), "nothing may be left beside the artifact"
 
     facts = cli("inspect", artifact, "--format", "json").json
+    assert {"d_model", "d_state", "d_conv"} <= set(facts["config"])
+    assert sum(each["bytes"] for each in facts["dtypes"]) <= facts["memory"]["weight_bytes"]
+    assert facts["dtype"] in [each["dtype"] for each in facts["dtypes"]]
     assert facts["verified"] is True
     for key in ("family", "dialect", "dtype", "padded", "io_names", "n_layer", "states"):
         assert facts[key] == document[key]

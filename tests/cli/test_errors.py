@@ -182,6 +182,25 @@ def test_wrong_options_end_with_2_before_any_work(cli, library, arguments: list[
     assert library.calls == []
 
 
+CHOICES = [
+    ("--reference", "orcle", "eager or oracle or transformers or mamba_ssm", "oracle"),
+    ("--reference", "it's", "eager or oracle or transformers or mamba_ssm", None),
+    ("--format", "jso", "human or json", "json"),
+]
+
+
+@pytest.mark.parametrize(("option", "value", "expected", "near"), CHOICES)
+def test_a_value_that_is_no_choice_is_named_with_the_choices(
+    cli, option: str, value: str, expected: str, near: str | None
+) -> None:
+    found = cli("parity", "tiny", "--against", "x", option, value)
+    assert found.code == 2
+    assert f"  expected: {expected}" in found.stderr
+    assert f"  found: {value}\n" in found.stderr
+    assert ("did you mean" in found.stderr) == (near is not None)
+    assert near is None or f"did you mean {near}? " in found.stderr
+
+
 def test_an_unknown_format_is_answered_for_people(cli) -> None:
     found = cli("env", "--format", "yaml")
     assert found.code == 2

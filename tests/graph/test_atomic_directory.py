@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,13 +19,18 @@ from mamba_export.errors import BusyError, MambaExportError, OutputError, Storag
 from mamba_export.graph import atomic_directory
 from mamba_export.graph.atomic_directory import AtomicDirectory, storage_errors, write_all
 from mamba_export.graph.export import export
+from mamba_export.graph.remains import owner_file, owner_record
 from tests.factory import write_transformers
 
 OURS = "manifest.json"
 
 
+def is_ours(path: Path) -> bool:
+    return names(path) == [OURS]
+
+
 def write(target: Path, contents: str = "new", **options: Any) -> None:
-    with AtomicDirectory(target, replaceable=OURS, **options) as directory:
+    with AtomicDirectory(target, replaceable=is_ours, **options) as directory:
         (directory.path / OURS).write_text(contents)
 
 
@@ -38,7 +44,7 @@ def target(tmp_path: Path) -> Path:
 
 
 def test_nothing_shows_before_the_end(target: Path) -> None:
-    with AtomicDirectory(target, replaceable=OURS) as directory:
+    with AtomicDirectory(target, replaceable=is_ours) as directory:
         (directory.path / OURS).write_text("x")
         assert not target.exists()
         assert directory.path.parent == target.parent  # the same file system
@@ -58,7 +64,7 @@ def test_the_result_has_the_permissions_of_the_umask(target: Path) -> None:
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, MemoryError])
 def test_an_exception_leaves_nothing(error: type[BaseException], target: Path) -> None:
-    with pytest.raises(error), AtomicDirectory(target, replaceable=OURS) as directory:
+    with pytest.raises(error), AtomicDirectory(target, replaceable=is_ours) as directory:
         (directory.path / OURS).write_text("x")
         raise error
     assert names(target.parent) == []
@@ -68,7 +74,7 @@ def test_an_exception_leaves_what_was_there(target: Path) -> None:
     write(target, "old")
     with (
         pytest.raises(ValueError, match="stop"),
-        AtomicDirectory(target, replaceable=OURS, force=True),
+        AtomicDirectory(target, replaceable=is_ours, force=True),
     ):
         raise ValueError("stop")
     assert (target / OURS).read_text() == "old"
@@ -195,7 +201,7 @@ def test_a_target_that_cannot_be_made(parent: str, tmp_path: Path) -> None:
 
 
 def test_a_target_that_another_export_is_writing(target: Path) -> None:
-    with AtomicDirectory(target, replaceable=OURS) as directory:
+    with AtomicDirectory(target, replaceable=is_ours) as directory:
         (directory.path / OURS).write_text("first")
         with pytest.raises(BusyError) as caught:
             write(target, "second")
@@ -205,7 +211,7 @@ def test_a_target_that_another_export_is_writing(target: Path) -> None:
 
 
 def test_two_targets_side_by_side_do_not_wait(tmp_path: Path) -> None:
-    with AtomicDirectory(tmp_path / "a", replaceable=OURS):
+    with AtomicDirectory(tmp_path / "a", replaceable=is_ours):
         write(tmp_path / "b")
 
 
@@ -218,7 +224,7 @@ def test_a_lock_that_a_dead_export_left(target: Path) -> None:
 def test_a_target_that_appears_meanwhile(target: Path) -> None:
     with (
         pytest.raises(OutputError) as caught,
-        AtomicDirectory(target, replaceable=OURS) as directory,
+        AtomicDirectory(target, replaceable=is_ours) as directory,
     ):
         (directory.path / OURS).write_text("ours")
         foreign(target)
@@ -231,32 +237,75 @@ def partial(target: Path, **owner: Any) -> Path:
     path.mkdir()
     (path / "model.onnx").write_text("half of it")
     if owner:
-        (path / ".owner.json").write_text(json.dumps(owner))
+        owner_file(path).write_text(json.dumps(owner))
     return path
 
 
-OWNER = atomic_directory._owner()
-OWNERS: dict[str, tuple[dict[str, Any], bool]] = {
-    "nobody": ({}, False),
-    "a dead process": (OWNER | {"pid": 2**22 + 1}, False),
-    "another process of that id": (OWNER | {"start": "1"}, False),
-    "before the last boot": (OWNER | {"boot": "another"}, False),
-    "a live process": (OWNER, True),
-    "another host": (OWNER | {"host": "another"}, True),
+def age(path: Path) -> None:
+    """Make a directory and its files a day old."""
+    for each in (*path.iterdir(), path):
+        os.utime(each, (0, time.time() - 25 * 3600))
+
+
+OWNER = owner_record()
+# The owner, whether the directory is old, and whether it stays.
+OWNERS: dict[str, tuple[dict[str, Any], bool, bool]] = {
+    "nobody yet": ({}, False, True),
+    "nobody, for a day": ({}, True, False),
+    "what is no record": ({"pid": 1}, False, True),
+    "a dead process": (OWNER | {"pid": 2**22 + 1}, False, False),
+    "another process of that id": (OWNER | {"start": "1"}, False, False),
+    "before the last boot": (OWNER | {"boot": "another"}, False, False),
+    "a live process": (OWNER, False, True),
+    "a live process, for a day": (OWNER, True, True),
+    "another host": (OWNER | {"host": "another"}, False, True),
+    "another host, for a day": (OWNER | {"host": "another"}, True, False),
 }
 
 
 @pytest.mark.parametrize("name", OWNERS)
 def test_remains_of_the_dead_are_swept(name: str, target: Path) -> None:
-    owner, kept = OWNERS[name]
+    owner, old, kept = OWNERS[name]
     path = partial(target, **owner)
+    if old:
+        age(path)
     write(target)
     assert path.exists() == kept
+    assert owner_file(path).exists() == (kept and bool(owner))
 
 
-def test_remains_of_other_targets_stay(target: Path) -> None:
-    path = partial(target.parent / "out2")
+def test_a_file_of_another_host_still_grows(target: Path) -> None:
+    path = partial(target, **OWNER | {"host": "another"})
+    age(path)
+    (path / "model.onnx").write_text("more of it")
     write(target)
+    assert path.exists()
+
+
+@pytest.mark.parametrize(
+    "contents", ["", json.dumps(OWNER | {"pid": 2**22 + 1})], ids=["nothing", "a dead process"]
+)
+def test_an_owner_who_died_before_the_directory_was_made(contents: str, target: Path) -> None:
+    (target.parent / ".out.partial-1-abcd.owner").write_text(contents)
+    write(target)
+    assert names(target.parent) == ["out"]
+
+
+DEAD = OWNER | {"pid": 2**22 + 1}
+
+
+@pytest.mark.parametrize("other", ["out2", "xout", "OUT", "out*", "o?t", "[o]ut", "out.partial-1"])
+def test_remains_of_other_targets_stay(other: str, target: Path) -> None:
+    path = partial(target.parent / other, **DEAD)
+    write(target)
+    assert path.exists()
+    assert owner_file(path).exists()
+
+
+@pytest.mark.parametrize("pattern", ["*", "?ut", "[a-z]ut", "o.t"])
+def test_a_target_whose_name_is_a_pattern(pattern: str, tmp_path: Path) -> None:
+    path = partial(tmp_path / "out", **DEAD)
+    write(tmp_path / pattern)
     assert path.exists()
 
 
@@ -264,13 +313,13 @@ def test_remains_of_other_targets_stay(target: Path) -> None:
 def test_an_old_directory_that_was_set_aside(there: bool, target: Path) -> None:
     """Without renameat2, a crash may leave the old directory under another name."""
     write(target, "old")
-    target.rename(target.parent / ".out.old-1234")
+    target.rename(target.parent / ".out.old-1-1234")
     if there:
         write(target.parent / "spare", "new")
         (target.parent / "spare").rename(target)
     with (
         pytest.raises(ValueError, match="stop"),
-        AtomicDirectory(target, replaceable=OURS, force=True),
+        AtomicDirectory(target, replaceable=is_ours, force=True),
     ):
         raise ValueError("stop")
     assert (target / OURS).read_text() == ("new" if there else "old")
@@ -296,7 +345,7 @@ def test_locks_that_everybody_gets_change_no_guarantee(
     monkeypatch.setattr(fcntl, "flock", lambda *_: None)
     with (
         pytest.raises(OutputError) as caught,
-        AtomicDirectory(target, replaceable=OURS) as slow,
+        AtomicDirectory(target, replaceable=is_ours) as slow,
     ):
         (slow.path / OURS).write_text("slow")
         write(target, "fast")
@@ -308,7 +357,7 @@ def test_locks_that_everybody_gets_change_no_guarantee(
 
 
 def test_a_disk_that_is_too_small_is_known_before_the_work(target: Path) -> None:
-    with pytest.raises(StorageError) as caught, AtomicDirectory(target, replaceable=OURS) as d:
+    with pytest.raises(StorageError) as caught, AtomicDirectory(target, replaceable=is_ours) as d:
         d.require(2**62)
     assert caught.value.code == "storage.full"
     assert caught.value.expected == f"{2**62} bytes"
@@ -360,7 +409,7 @@ def test_every_file_and_directory_is_flushed_before_the_name(
         "_flush",
         lambda path: (flushed.append((path.name, target.exists())), real(path)),
     )
-    with AtomicDirectory(target, replaceable=OURS) as directory:
+    with AtomicDirectory(target, replaceable=is_ours) as directory:
         (directory.path / OURS).write_text("x")
         (directory.path / "data").write_text("y")
         partial = directory.path.name

@@ -166,8 +166,8 @@ GRAPHS = [
         "weights rounded to float16",
         _FILE,
         "lowered:small/mamba/genai",
-        "block = source.to(dtype).contiguous()",
-        "block = source.half().to(dtype).contiguous()",
+        "rows].to(dtype).contiguous()",
+        "rows].half().to(dtype).contiguous()",
     ),
     bug(
         "39 epsilon outside the root",

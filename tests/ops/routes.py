@@ -80,7 +80,12 @@ def graph(
     """
     domain = op.schema().domain
     outer_sizes = {} if sizes is None else sizes
-    elements = {"io": dtype.onnx, "f32": ir.DataType.FLOAT, "i32": ir.DataType.INT32}
+    elements = {
+        "io": dtype.onnx,
+        "state": ir.DataType.FLOAT,
+        "f32": ir.DataType.FLOAT,
+        "i32": ir.DataType.INT32,
+    }
 
     def value(spec: Any, name: str, element: ir.DataType) -> ir.Value:
         shape = []
@@ -212,7 +217,7 @@ def agree(
     by_name = {spec.name: value for spec, value in zip(op.inputs, inputs, strict=True)}
     dtype = DType(str(by_name["x"].dtype))
     for spec, ours, theirs in zip(op.outputs, outputs, reference, strict=True):
-        assert ours.dtype == (np.float32 if spec.element == "f32" else dtype.numpy), spec.name
+        assert ours.dtype == (np.float32 if spec.element == "state" else dtype.numpy), spec.name
         assert ours.shape == theirs.shape, (spec.name, ours.shape, theirs.shape)
         limit = op_tolerance(op.torch_name, dtype) if spec.name == "y" else _state(op)
         if spec.name == "y" and "seqlens" in by_name:

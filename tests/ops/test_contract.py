@@ -53,20 +53,17 @@ def test_fake_shapes_are_the_real_ones(case: OpCase) -> None:
 @pytest.mark.parametrize("op", OPS, ids=_NAMES)
 def test_schema_is_the_contract(op: Op) -> None:
     schema = op.schema()
-    types = {"io": "T", "f32": "tensor(float)", "i32": "tensor(int32)"}
+    types = {"io": "T", "state": "S", "f32": "tensor(float)", "i32": "tensor(int32)"}
     assert (schema.name, schema.domain, schema.since_version) == (op.name, DOMAIN, VERSION)
     for formal, spec in zip(
         (*schema.inputs, *schema.outputs), (*op.inputs, *op.outputs), strict=True
     ):
         assert (formal.name, formal.type_str) == (spec.name, types[spec.element])
         assert formal.option == onnx.defs.OpSchema.FormalParameterOption.Single
-    (activations,) = schema.type_constraints
-    assert activations.type_param_str == "T"
-    assert set(activations.allowed_type_strs) == {
-        "tensor(float)",
-        "tensor(float16)",
-        "tensor(bfloat16)",
-    }
+    allowed = {c.type_param_str: set(c.allowed_type_strs) for c in schema.type_constraints}
+    assert allowed.pop("T") == {"tensor(float)", "tensor(float16)", "tensor(bfloat16)"}
+    has_state = any(spec.element == "state" for spec in op.inputs)
+    assert allowed == ({"S": {"tensor(float)"}} if has_state else {})
     kinds = {bool: "INT", int: "INT", float: "FLOAT", str: "STRING"}
     declared = {s.name: (kinds[s.type], True) for s in op.attributes}
     declared |= dict.fromkeys(PLUGIN_ATTRIBUTES, ("STRING", False))

@@ -81,6 +81,26 @@ def each_figure_has_its_limit(c: Comparator) -> None:
 
 
 @probe
+def every_block_is_compared(c: Comparator) -> None:
+    reference = np.ones((5, 2**20), dtype=np.float32)  # blocks of two rows
+    for row in (0, 3, 4):
+        ours = reference.copy()
+        ours[row, 7] += 9
+        result = c.metrics.compare(ours, reference, LOOSE)
+        assert result.worst_index == (row, 7)
+        assert result.max_error == 9
+        assert abs(result.relative_rms - 9 / np.sqrt(ours.size)) < 1e-12
+
+
+@probe
+def every_token_has_its_divergence(c: Comparator) -> None:
+    reference = np.zeros((5, 2**20), dtype=np.float32)
+    ours = reference.copy()
+    ours[4, 7] = 9
+    assert c.distributions.divergence(ours, reference).max_kl > 1e-3
+
+
+@probe
 def nan_on_both_sides_fails(c: Comparator) -> None:
     ours, reference = noise(6), noise(6)
     ours[2] = reference[2] = np.nan

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,14 @@ import torch
 
 from mamba_export.checkpoint import load_checkpoint
 from mamba_export.dtypes import DType
-from mamba_export.errors import CapabilityError, UsageError
+from mamba_export.errors import ArtifactError, CapabilityError, UsageError
+from mamba_export.graph.artifact import MANIFEST, sha256
 from mamba_export.graph.export import Dialect, export
 from mamba_export.parity import ParityReport, Reference, check_parity
 from mamba_export.parity.check import compare_session
 from mamba_export.parity.references import load_reference
 from mamba_export.runtime.torch_session import TorchSession
+from tests.exported import reseal
 from tests.factory import write_transformers
 
 FAMILIES = ("mamba", "mamba2", "falcon_mamba")
@@ -78,6 +82,21 @@ def test_given_prompts_are_used_and_checked(exported: tuple[Path, Path]) -> None
         assert caught.value.code == "parity.prompt"
 
 
+@pytest.mark.parametrize(
+    ("family", "chunk_size", "tokens"),
+    [("mamba", None, 256), ("mamba2", 16, 256), ("mamba2", 200, 401)],
+)
+def test_by_itself_a_prompt_goes_through_two_chunks(
+    family: str, chunk_size: int | None, tokens: int, tmp_path: Path
+) -> None:
+    changes = {} if chunk_size is None else {"chunk_size": chunk_size}
+    source = write_transformers(tmp_path / "source", family, n_layer=1, **changes)
+    artifact = export(load_checkpoint(source), tmp_path / "artifact", step=True).path
+    report = check_parity(artifact, source, steps=0)
+    assert report.passed, report.failures
+    assert report.tokens == tokens
+
+
 def tamper(artifact: Path, pattern: str, change: Callable[[Any], Any]) -> None:
     """Change the values of the one initializer whose name holds the pattern."""
     graph = onnx.load(artifact / "model.onnx", load_external_data=False).graph
@@ -88,6 +107,10 @@ def tamper(artifact: Path, pattern: str, change: Callable[[Any], Any]) -> None:
     count = int(place["length"]) // 4
     data[:count] = change(np.array(data[:count]))
     data.flush()
+    manifest = json.loads((artifact / MANIFEST).read_text())
+    manifest["files"][place["location"]]["sha256"] = sha256(artifact / place["location"])
+    (artifact / MANIFEST).write_text(json.dumps(manifest))
+    reseal(artifact)
 
 
 @pytest.mark.parametrize("layer", [0, 2])
@@ -98,6 +121,18 @@ def test_a_wrong_weight_is_placed_in_its_layer(layer: int, tmp_path: Path) -> No
     report = run(source, artifact)
     assert not report.passed
     assert report.first_divergent_layer == layer
+
+
+def test_weights_that_the_manifest_does_not_know_are_not_judged(
+    exported: tuple[Path, Path], tmp_path: Path
+) -> None:
+    artifact = Path(shutil.copytree(exported[1], tmp_path / "artifact"))
+    weights = bytearray((artifact / "model.onnx.data").read_bytes())
+    weights[-1] ^= 1
+    (artifact / "model.onnx.data").write_bytes(weights)
+    with pytest.raises(ArtifactError) as caught:
+        run(exported[0], artifact)
+    assert caught.value.code == "artifact.hash"
 
 
 def test_weights_rounded_to_bfloat16_are_seen(tmp_path: Path) -> None:

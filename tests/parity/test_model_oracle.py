@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from mamba_export.parity import transformers_reference
 from mamba_export.parity.distributions import top1
 from mamba_export.parity.metrics import compare, compare_outputs
 from mamba_export.parity.model_oracle import reference_logits
-from mamba_export.parity.references import ReferenceRun
+from mamba_export.parity.references import Reference, ReferenceRun, load_reference
 from mamba_export.parity.tolerances import Tolerance
 from mamba_export.parity.transformers_reference import TransformersReference, transformers_config
 from tests.factory import write_mamba_ssm, write_mistral, write_transformers
@@ -48,6 +49,9 @@ ROWS: dict[str, tuple[Any, str | None, dict[str, Any]]] = {
     "state-spaces untied": (write_mamba_ssm, "Mamba2", {"tie_embeddings": False}),
     "mistral": (write_mistral, None, {}),
     "mistral tied": (write_mistral, None, {"tie_embeddings": True}),
+    "mistral limits": (write_mistral, None, {"dt_limit": [0.01, 0.05]}),
+    "mistral limits by their other name": (write_mistral, None, {"time_step_limit": [0.01, 0.05]}),
+    "mistral groups by their other name": (write_mistral, None, {"ngroups": 2, "n_groups": 4}),
 }
 
 
@@ -76,6 +80,53 @@ def test_oracle_is_transformers(row: str, tmp_path: Path) -> None:
     failed = {name: result.describe() for name, result in results.items() if not result.passed}
     assert not failed
     assert top1(theirs.logits, exact.logits, LIMIT.max_error).first_unexcused is None
+
+
+UNDECLARED = {
+    f"{writer.__name__} {family}, {stored}": (writer, family, key, stored)
+    for writer, family, key in (
+        (write_transformers, "mamba", "tie_word_embeddings"),
+        (write_transformers, "mamba2", "tie_word_embeddings"),
+        (write_mistral, None, "tie_embeddings"),
+        (write_mamba_ssm, "Mamba2", "tie_embeddings"),
+    )
+    for stored in ("head stored", "no head")
+    # This one ties, and nobody accepts it with a head that differs.
+    if (writer, stored) != (write_mamba_ssm, "head stored")
+}
+
+
+@pytest.mark.parametrize("row", UNDECLARED)
+def test_all_understand_an_undeclared_tie_alike(row: str, tmp_path: Path) -> None:
+    writer, family, key, stored = UNDECLARED[row]
+    families = () if family is None else (family,)
+    writer(tmp_path, *families, **{key: stored == "no head"})
+    file = tmp_path / ("params.json" if writer is write_mistral else "config.json")
+    config = json.loads(file.read_text())
+    del config[key]
+    file.write_text(json.dumps(config))
+    checkpoint = load_checkpoint(tmp_path)
+    exact = reference_logits(checkpoint, prompt()).logits
+    ours = load_reference(Reference.eager, tmp_path).run(prompt()).logits
+    assert compare(ours, exact, LIMIT).passed
+    assert compare(TransformersReference(checkpoint).run(prompt()).logits, exact, LIMIT).passed
+
+
+# Valid checkpoints whose configs transformers cannot express, and says so in classes of its own.
+BEYOND: dict[str, dict[str, Any]] = {
+    "expand that is no integer": {"expand": 1.5},
+}
+
+
+@pytest.mark.parametrize("row", BEYOND)
+def test_what_transformers_refuses_is_a_missing_capability(row: str, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(write_mamba_ssm(tmp_path, "Mamba2", **BEYOND[row]))
+    assert np.isfinite(reference_logits(checkpoint, prompt()).logits).all()
+    with pytest.raises(CapabilityError) as caught:
+        TransformersReference(checkpoint)
+    assert caught.value.code == "parity.transformers_family"
+    assert "oracle" in caught.value.hint
+    assert caught.value.__cause__ is not None
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 3])

@@ -66,7 +66,7 @@ def write(
             graphs={"model": "model.onnx"},
             dialect=dialect,
             io_names=io_names,
-            mixers=3,
+            n_layer=3,
         ),
     )
 
@@ -86,7 +86,7 @@ def test_a_missing_recurrence_fails(dialect: str, tmp_path: Path) -> None:
     assert [(check.passed, check.value, check.limit) for check in checks] == [
         (False, 2.0, 3.0)
     ] * len(checks)
-    assert checks[0].detail == "2 for 3 mixers"
+    assert checks[0].detail == "2 for 3 layers"
 
 
 def test_a_scan_does_not_belong_into_a_step_graph(tmp_path: Path) -> None:

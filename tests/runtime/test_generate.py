@@ -11,7 +11,8 @@ import pytest
 
 from mamba_export.errors import ArtifactError, MambaExportError, ParityError, UsageError
 from mamba_export.runtime.generate import GenerateOptions, Generation, generate
-from mamba_export.runtime.tokenizer import load_tokenizer
+from mamba_export.runtime.session import open_session
+from tests.exported import FAMILIES, Exports
 
 VOCAB, PADDED_VOCAB, PRIME = 40, 48, 100_003
 
@@ -115,6 +116,34 @@ def test_greedy_text_of_unequal_prompts(padded: bool) -> None:
     assert all(each.prefill_seconds > 0 and each.decode_seconds > 0 for each in found)
     assert session.prefills == ([(4, 6)] if padded else [(1, 3), (1, 2), (1, 6), (1, 1)])
     assert session.steps == [4] * 8, "decoding is one step for all rows, and none after the last"
+
+
+LONG = [list(range(30)) * 17 + [7] * (length - 510) for length in (512, 513, 600, 1024, 1300)]
+LONG.append([3, 1, 4])
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_long_prompts_are_prefilled_in_chunks(padded: bool) -> None:
+    session = ToySession(padded=padded)
+    found = generate(session, LONG, GenerateOptions(max_new_tokens=5))
+    assert texts(found) == [greedy_by_hand(prompt, 5) for prompt in LONG]
+    widths = [shape[1] for shape in session.prefills]
+    if padded:
+        assert session.prefills == [(6, 512), (6, 512), (6, 276)]
+    else:
+        assert widths == [512, 512, 1, 512, 88, 512, 512, 512, 512, 276, 3]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_that_end_in_an_earlier_chunk_keep_their_state(
+    exports: Exports, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = [list(range(1, 1 + length)) for length in (3, 4, 5, 8, 11)]
+    options = GenerateOptions(max_new_tokens=4)
+    with open_session(exports(family, padded=True)) as session:
+        expected = [generate(session, [prompt], options)[0].tokens for prompt in prompts]
+        monkeypatch.setattr("mamba_export.runtime.generate._CHUNK", 4)
+        assert texts(generate(session, prompts, options)) == expected
 
 
 def test_equal_prompts_share_a_prefill_without_padding() -> None:
@@ -270,94 +299,3 @@ def test_an_empty_prompt() -> None:
     with pytest.raises(MambaExportError) as caught:
         generate(ToySession(), [[1], []], GenerateOptions())
     assert caught.value.code == "usage.empty_prompt"
-
-
-# --- the tokenizer -------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def byte_tokenizer(tmp_path_factory: pytest.TempPathFactory):
-    """256 tokens, one a byte: every character beyond ASCII is split."""
-    return _tokenizer(tmp_path_factory.mktemp("bytes"), byte_level=True)
-
-
-@pytest.fixture(scope="module")
-def fallback_tokenizer(tmp_path_factory: pytest.TempPathFactory):
-    """Bytes written as <0xE2>, as sentencepiece models do, and a decoder that strips a space."""
-    return _tokenizer(tmp_path_factory.mktemp("fallback"), byte_level=False)
-
-
-def _tokenizer(directory, *, byte_level: bool):
-    import tokenizers
-    from tokenizers import decoders, models, pre_tokenizers
-
-    if byte_level:
-        letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-        built = tokenizers.Tokenizer(models.BPE({c: i for i, c in enumerate(letters)}, []))
-        built.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        built.decoder = decoders.ByteLevel()
-    else:
-        words = [f"<0x{byte:02X}>" for byte in range(256)] + ["▁", "▁a", "b"]
-        vocab = {word: i for i, word in enumerate(words)}
-        built = tokenizers.Tokenizer(models.BPE(vocab, [], byte_fallback=True))
-        built.pre_tokenizer = pre_tokenizers.Metaspace()
-        built.decoder = decoders.Sequence(
-            [
-                decoders.Replace("▁", " "),
-                decoders.ByteFallback(),
-                decoders.Fuse(),
-                decoders.Strip(" ", 1, 0),
-            ]
-        )
-    built.add_special_tokens(["<end>"])
-    built.save(str(directory / "tokenizer.json"))
-    return load_tokenizer(directory)
-
-
-TEXTS = ["", "plain", "héllo wörld", "日本語 text", "😀😃 and 👩‍👩‍👧", "a\n\tb", " leading", "�"]
-
-
-@pytest.mark.parametrize("text", TEXTS)
-@pytest.mark.parametrize("kind", ["byte", "fallback"])
-def test_streamed_text_is_the_whole_text(text: str, kind: str, request) -> None:
-    tokenizer = request.getfixturevalue(f"{kind}_tokenizer")
-    tokens = tokenizer.encode(text)
-    stream = tokenizer.stream()
-    parts = [stream.push(token) for token in tokens]
-    assert "".join(parts) + stream.finish() == tokenizer.decode(tokens)
-    if "�" not in text:
-        assert not any("�" in part for part in parts), "only whole characters are written"
-
-
-def test_streaming_bytes_that_are_no_text(byte_tokenizer) -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(200):
-        tokens = [int(token) for token in rng.integers(0, 256, 30)]
-        stream = byte_tokenizer.stream()
-        text = "".join(stream.push(token) for token in tokens) + stream.finish()
-        assert text == byte_tokenizer.decode(tokens)
-
-
-def test_invalid_bytes_are_not_held_back_for_ever(byte_tokenizer) -> None:
-    byte = byte_tokenizer.encode("é")[0]  # begins a character that never comes
-    stream = byte_tokenizer.stream()
-    assert "".join(stream.push(byte) for _ in range(50)).count("�") >= 47
-
-
-def test_special_tokens_are_no_text(byte_tokenizer) -> None:
-    special = byte_tokenizer.encode("<end>")
-    assert len(special) == 1
-    assert byte_tokenizer.decode(special) == ""
-
-
-def test_no_tokenizer(tmp_path) -> None:
-    assert load_tokenizer(tmp_path) is None
-
-
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"model": {}}'])
-def test_a_broken_tokenizer_file(tmp_path, content: str) -> None:
-    (tmp_path / "tokenizer.json").write_text(content)
-    with pytest.raises(ArtifactError) as caught:
-        load_tokenizer(tmp_path)
-    assert caught.value.code == "artifact.tokenizer"
-    assert caught.value.file == str(tmp_path / "tokenizer.json")

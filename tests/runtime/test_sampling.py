@@ -51,6 +51,23 @@ def test_penalty_changes_greedy_text() -> None:
 
 
 @pytest.mark.parametrize(
+    "options", [{"temperature": 0.0}, {"top_k": 5}, {"top_k": 5, "top_p": 0.9}]
+)
+def test_nothing_of_the_whole_vocabulary_is_float64_without_a_penalty(
+    options: dict[str, float],
+) -> None:
+    class Logits(np.ndarray):
+        def astype(self, *args, **kwargs):
+            assert self.size <= 5, "float64 of what is not kept is work for nothing"
+            return super().astype(*args, **kwargs)
+
+    logits = logits_of(1)
+    expected = choose(logits, np.array([]), np.random.default_rng(0), **(PLAIN | options))
+    found = choose(logits.view(Logits), np.array([]), np.random.default_rng(0), **(PLAIN | options))
+    assert found == expected
+
+
+@pytest.mark.parametrize(
     ("k", "kept"),
     [(0, [0, 1, 2, 3]), (1, [1, 3]), (3, [0, 1, 3]), (4, [0, 1, 2, 3]), (9, [0, 1, 2, 3])],
 )

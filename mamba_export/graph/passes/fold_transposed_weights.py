@@ -59,7 +59,7 @@ class FoldTransposedWeightsPass(ir.passes.InPlacePass):
             if not flat:
                 leading = tape.op("Shape", [left], {"end": -1})
                 shape = tape.op("Concat", [leading, _constant(tape, [rows])], {"axis": 0})
-                result = tape.op("Reshape", [result, shape])
+                result = tape.op("Reshape", [result, shape], {"allowzero": 1})
             for node in tape.nodes:
                 node.metadata_props.update(product.metadata_props)
             result.type, result.shape = output.type, output.shape
