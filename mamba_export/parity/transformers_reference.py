@@ -73,6 +73,18 @@ class TransformersReference:
             states[layer, "recurrent"] = recurrent.float().contiguous().numpy()
         return ReferenceRun(output.logits.float().numpy(), states)
 
+    def step_logits(self, input_ids: Array) -> Array:
+        """Return the logits [B,T,V] of the same tokens given one by one, with its cache."""
+        state = None
+        logits = []
+        with torch.inference_mode(), _quiet():
+            for token in torch.as_tensor(input_ids).split(1, dim=1):
+                output = self._model(token, cache_params=state, use_cache=True)
+                state = output.cache_params
+                logits.append(output.logits)
+        joined: Array = torch.cat(logits, dim=1).float().numpy()
+        return joined
+
 
 def transformers_config(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return the keyword arguments of the transformers config of a checkpoint.
