@@ -47,7 +47,7 @@ def next_steps(artifact: Artifact, source: str, output: Path) -> list[str]:
     """Return the commands to type next."""
     directory, checkpoint = shlex.quote(str(output)), shlex.quote(source)
     if artifact.manifest.dtype.value == "bfloat16":
-        return ["next: run it on a GPU; ONNX Runtime has no bfloat16 kernels for the CPU"]
+        return ["bfloat16 is for GPU runtimes; this version cannot run it on the CPU"]
     has_tokenizer = "tokenizer.json" in artifact.manifest.files
     prompt = '--prompt "Once upon a time"' if has_tokenizer else "--tokens 1,2,3"
     return [

@@ -37,7 +37,7 @@ def _artifact(facts: ArtifactFacts) -> list[RenderableType]:
         ("source", f"{facts.source} ({facts.layout})"),
         ("dialect", facts.dialect),
         ("dtype", facts.dtype),
-        ("ops", ", ".join(f"{op} {version}" for op, version in facts.ops.items()) or "ONNX's own"),
+        ("ops", ", ".join(f"{op} v{n}" for op, n in facts.ops.items()) or "none of ours"),
         ("inputs and outputs", f"{facts.io_names}{', padded batches' if facts.padded else ''}"),
         ("layers", facts.n_layer),
         ("vocabulary", f"{facts.vocab_size} ({facts.padded_vocab_size} with padding)"),

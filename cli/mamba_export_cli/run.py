@@ -60,7 +60,7 @@ def run(
     )
     # Whoever asks in token ids is answered in token ids.
     printer = TokenPrinter(sink, prompts, tokenizer if prompt else None)
-    with open_session(path, threads=threads) as session:
+    with open_session(path, threads=threads, verify=True) as session:
         try:
             generations = generate(session, prompts, options, printer.push)
         except BaseException:

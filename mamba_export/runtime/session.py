@@ -95,7 +95,11 @@ class Session(Protocol):
 
 
 def open_session(
-    path: str | Path, *, runtime: str = "onnxruntime", threads: int | None = None
+    path: str | Path,
+    *,
+    runtime: str = "onnxruntime",
+    threads: int | None = None,
+    verify: bool = False,
 ) -> Session:
     """Open a model to run it.
 
@@ -103,6 +107,8 @@ def open_session(
         path: an artifact for ``onnxruntime``; a checkpoint for ``eager``, which runs it in float32.
         runtime: ``onnxruntime`` or ``eager`` (PyTorch).
         threads: CPU threads; None leaves the choice to the runtime.
+        verify: compare every file of an artifact with its manifest's sha256 first, about a second
+            a gigabyte; without it names and sizes are compared.
 
     Raises:
         UsageError: the runtime is unknown.
@@ -114,7 +120,7 @@ def open_session(
         from mamba_export.graph.artifact import Artifact
         from mamba_export.runtime.ort_session import OrtSession
 
-        return OrtSession(Artifact.load(path), threads=threads)
+        return OrtSession(Artifact.load(path, verify=verify), threads=threads)
     if runtime == "eager":
         from mamba_export.runtime.torch_session import TorchSession
 

@@ -92,7 +92,10 @@ def test_run_json_is_one_document_without_streamed_text(cli, library) -> None:
     assert second["text"] == "\ufffd" * 4, "continuation bytes alone are no text"
     assert first["prefill_seconds"] > 0
     assert found.json["options"]["stop"] == [0, 100], "the artifact's own end comes first"
-    assert library.called("open_session") == ((library.artifact,), {"threads": 2})
+    assert library.called("open_session") == (
+        (library.artifact,),
+        {"threads": 2, "verify": True},
+    )
 
 
 def test_run_without_a_tokenizer(cli, library) -> None:
@@ -307,7 +310,7 @@ def test_inspect_an_artifact_for_people(cli, artifact) -> None:
         "640 B",
         "3 (4 with padding)",
         "d_state",
-        "CausalConv1d 1",
+        "CausalConv1d v1",
     ):
         assert text in found.stdout
     assert "not verified" in found.stdout
