@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from mamba_export.models.state import Kind, StateSpec
 
 
 @dataclass(frozen=True, kw_only=True)
-class BackboneConfig:
+class BackboneConfig(abc.ABC):
     """What the container needs; families add what their mixer needs.
 
     Attributes:
@@ -34,9 +35,9 @@ class BackboneConfig:
     tie_embeddings: bool
 
     @property
+    @abc.abstractmethod
     def state_shapes(self) -> dict[Kind, tuple[int, ...]]:
         """Shapes of a layer's states without the batch, by kind."""
-        raise NotImplementedError
 
     def state_specs(self, dtype: DType) -> tuple[StateSpec, ...]:
         """Return every state, in the order in which the model takes and returns them."""
