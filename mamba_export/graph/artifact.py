@@ -162,13 +162,19 @@ class Artifact:
         path = Path(path)
         file = path / MANIFEST
         if not file.is_file() or file.is_symlink():
+            found, hint = "nothing", f"make one with `mamba-export onnx SOURCE -o {path}`"
+            if path.is_dir():
+                found = "a directory without a manifest"
+                hint = "give an artifact; `mamba-export onnx` makes one from a checkpoint"
+            elif path.is_file():
+                found, hint = "a file", f"give the artifact's directory: {path.parent}"
             raise MissingInputError(
                 f"{path} is not an artifact: it has no {MANIFEST}",
-                f"make one with `mamba-export onnx SOURCE -o {path}`",
+                hint,
                 code="artifact.missing",
                 file=str(file),
                 expected="a directory written by mamba-export onnx",
-                found="a directory without a manifest" if path.is_dir() else "nothing",
+                found=found,
             )
         try:
             manifest = _read_manifest(file)
