@@ -15,8 +15,11 @@ static_assert(kMaxStates % kSlice == 0 && kMaxStates % kLanes == 0);
 
 inline std::int64_t lesser(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 
-// exp(min(dt A, 0)), with A in units of ln 2.
-inline Vec decay(Vec dt, Vec A) { return exp2(at_most(dt * A, 0.0f)); }
+// exp(min(dt A, 0)), with A in units of ln 2. The bound is nothing where A <= 0 and dt >= 0.
+template <bool kBound = true>
+Vec decay(Vec dt, Vec A) {
+  return exp2_of_negative(kBound ? at_most(dt * A, 0.0f) : dt * A);
+}
 
 // ---- over a sequence ----------------------------------------------------------------------------
 
@@ -53,6 +56,31 @@ void gather_rows(const Sequence<T>& s, const void* source, std::int64_t start, s
   }
 }
 
+// Carries a slice of states over the tokens of a chunk.
+template <bool kBound>
+void advance(std::int64_t tokens, const float (*A)[kLanes], float (*h)[kLanes],
+             const float (*dt)[kLanes], const float (*dtx)[kLanes], const SliceRows& B,
+             const SliceRows& C, float (*y)[kLanes]) {
+  Vec state[kSlice];
+  for (int i = 0; i < kSlice; ++i) state[i] = load(h[i]);
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    const Vec step = load(dt[t]);
+    const Vec input = load(dtx[t]);
+    Vec even = load(y[t]);
+    Vec odd = zero();
+#pragma GCC unroll 16
+    for (int i = 0; i < kSlice; i += 2) {
+      state[i] = fma(decay<kBound>(step, load(A[i])), state[i], input * set1(B[t][i]));
+      even = fma(state[i], set1(C[t][i]), even);
+      const Vec next = decay<kBound>(step, load(A[i + 1]));
+      state[i + 1] = fma(next, state[i + 1], input * set1(B[t][i + 1]));
+      odd = fma(state[i + 1], set1(C[t][i + 1]), odd);
+    }
+    store(y[t], even + odd);
+  }
+  for (int i = 0; i < kSlice; ++i) store(h[i], state[i]);
+}
+
 template <class T>
 void scan(const Sequence<T>& s) {
   const SelectiveScanParams& p = s.p;
@@ -66,10 +94,12 @@ void scan(const Sequence<T>& s) {
   alignas(64) SliceRows C;
 
   // Lanes and states beyond the tensor's hold zeros: A = 0 and B = 0 keep them there.
+  bool bound = !p.dt_softplus;
   for (std::int64_t n = 0; n < states; ++n) {
     for (int i = 0; i < kLanes; ++i) {
       const bool inside = n < p.dstate && i < s.lanes;
       A[n][i] = inside ? p.A[(s.d + i) * p.dstate + n] * kLog2E : 0.0f;
+      bound = bound || A[n][i] > 0.0f;
       h[n][i] = inside ? p.ssm_state[(s.b * p.dim + s.d + i) * p.dstate + n] : 0.0f;
     }
   }
@@ -89,24 +119,7 @@ void scan(const Sequence<T>& s) {
     for (std::int64_t n = 0; n < states; n += kSlice) {
       gather_rows(s, p.B, start, tokens, n, B);
       gather_rows(s, p.C, start, tokens, n, C);
-      Vec state[kSlice];
-      for (int i = 0; i < kSlice; ++i) state[i] = load(h[n + i]);
-      for (std::int64_t t = 0; t < tokens; ++t) {
-        const Vec step = load(dt[t]);
-        const Vec input = load(dtx[t]);
-        Vec even = load(y[t]);
-        Vec odd = zero();
-#pragma GCC unroll 16
-        for (int i = 0; i < kSlice; i += 2) {
-          state[i] = fma(decay(step, load(A[n + i])), state[i], input * set1(B[t][i]));
-          even = fma(state[i], set1(C[t][i]), even);
-          state[i + 1] =
-              fma(decay(step, load(A[n + i + 1])), state[i + 1], input * set1(B[t][i + 1]));
-          odd = fma(state[i + 1], set1(C[t][i + 1]), odd);
-        }
-        store(y[t], even + odd);
-      }
-      for (int i = 0; i < kSlice; ++i) store(h[n + i], state[i]);
+      (bound ? advance<true> : advance<false>)(tokens, A + n, h + n, dt, dtx, B, C, y);
     }
     for (std::int64_t t = 0; t < tokens; ++t) {
       const std::int64_t at = s.offset(start + t, p.dim) + s.d;

@@ -105,6 +105,11 @@ inline float sum(Vec v) {
   half = _mm_add_ps(half, _mm_movehl_ps(half, half));
   return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
 }
+// 2^n for a vector whose low bits hold the integer n, from -127 (which gives 0) to 127.
+inline Vec exponent_of(Vec v) {
+  const Ints shifted = _mm256_slli_epi32(_mm256_castps_si256(v), 23);
+  return _mm256_castsi256_ps(_mm256_add_epi32(shifted, _mm256_set1_epi32(0x3f800000)));
+}
 
 #else
 
@@ -183,6 +188,7 @@ inline Vec at_most(Vec v, float bound) { return v > set1(bound) ? set1(bound) : 
 inline Vec at_least(Vec v, float bound) { return v < set1(bound) ? set1(bound) : v; }
 inline Vec abs(Vec v) { return (Vec)((Ints)v & 0x7fffffffu); }
 inline float sum(Vec v) { return (v[0] + v[2]) + (v[1] + v[3]); }
+inline Vec exponent_of(Vec v) { return (Vec)(((Ints)v << 23) + 0x3f800000u); }
 
 #endif
 

@@ -28,47 +28,33 @@ inline Vec round_to_int(Vec x) {
   return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 
-// 2^x for any x.
-inline Vec exp2(Vec x) {
+inline Vec scale(Vec p, Vec n) { return _mm512_scalef_ps(p, n); }
+
+// 2^x for x <= 0.
+inline Vec exp2_of_negative(Vec x) {
   // The reduction gives 0 for an infinity, so that 2^-inf is 0 and not NaN.
   const Vec f = _mm512_reduce_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  return _mm512_scalef_ps(exp2_fraction(f), x - f);
+  return scale(exp2_fraction(f), x - f);
 }
-
-inline Vec scale(Vec p, Vec n) { return _mm512_scalef_ps(p, n); }
 
 #else
 
-// Adding this rounds to an integer, which then stands in the low bits.
+// Adding this to a small number rounds it to an integer, which then stands in the low bits.
 constexpr float kRound = 0x1.8p23f;
 
 inline Vec round_to_int(Vec x) { return (x + set1(kRound)) - set1(kRound); }
 
 // p * 2^n in two steps, because 2^n itself may be no normal number.
-#if defined(__AVX2__)
-inline Vec power_of_2(Ints n) {
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23));
-}
 inline Vec scale(Vec p, Vec n) {
-  const Ints whole = _mm256_cvtps_epi32(n);
-  const Ints half = _mm256_srai_epi32(whole, 1);
-  return p * power_of_2(half) * power_of_2(_mm256_sub_epi32(whole, half));
+  const Vec half = round_to_int(n * set1(0.5f));
+  return p * exponent_of(half + set1(kRound)) * exponent_of((n - half) + set1(kRound));
 }
-#else
-inline Vec power_of_2(Ints n) { return (Vec)((n + 127u) << 23); }
-inline Vec scale(Vec p, Vec n) {
-  typedef std::int32_t Signed __attribute__((vector_size(16)));
-  const Ints whole = (Ints)(n + set1(kRound)) - 0x4b400000u;
-  const Ints half = (Ints)((Signed)whole >> 1);
-  return p * power_of_2(half) * power_of_2(whole - half);
-}
-#endif
 
-// 2^x for any x.
-inline Vec exp2(Vec x) {
-  x = at_least(at_most(x, 129.0f), -151.0f);
-  const Vec n = round_to_int(x);
-  return scale(exp2_fraction(x - n), n);
+// 2^x for x <= 0, and 0 where that is no normal number.
+inline Vec exp2_of_negative(Vec x) {
+  x = at_least(x, -127.0f);  // there the exponent's field is 0, and with it the number
+  const Vec rounded = x + set1(kRound);
+  return exp2_fraction(x - (rounded - set1(kRound))) * exponent_of(rounded);
 }
 
 #endif
