@@ -100,7 +100,7 @@ def _static_sizes(op: Op, node: ir.Node) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for spec, value in zip(op.inputs, node.inputs, strict=True):
         assert value is not None and value.shape is not None  # the tracer knows every shape
-        named = zip(spec.axes, value.shape, strict=True)
+        named = spec.sizes(list(value.shape))
         sizes |= {axis: n for axis, n in named if isinstance(n, int) and "-" not in axis}
     return sizes
 

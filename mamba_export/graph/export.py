@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import onnx
 import onnx_ir as ir
 
 from mamba_export import __version__
 from mamba_export.checkpoint import Checkpoint
 from mamba_export.dtypes import DType
-from mamba_export.errors import ExportError, UsageError
+from mamba_export.errors import UsageError
 from mamba_export.graph.artifact import (
     ACTIVATION_TYPES,
     DATA_FILE,
-    MANIFEST,
     Artifact,
     Manifest,
     is_only_artifact,
@@ -28,8 +25,10 @@ from mamba_export.graph.artifact import (
 from mamba_export.graph.atomic_directory import AtomicDirectory, storage_errors
 from mamba_export.graph.convert import convert
 from mamba_export.graph.dialects import Dialect, lower, op_nodes
+from mamba_export.graph.finish import check_graph, write_file, write_manifest
 from mamba_export.graph.genai_config import genai_config
 from mamba_export.graph.passes.adapt_state_io import AdaptStateIOPass
+from mamba_export.graph.passes.keep_last_logits import KeepLastLogitsPass
 from mamba_export.graph.special_tokens import special_tokens
 from mamba_export.graph.trace import trace
 from mamba_export.graph.weights_file import place, total_bytes, write_weights
@@ -103,6 +102,8 @@ def export(
         for done, (role, one_token) in enumerate(roles.items()):
             report("trace", done, len(roles))
             graphs[role] = _graph(model, one_token, padded and not one_token, report)
+            if not one_token:
+                KeepLastLogitsPass()(graphs[role])
             lower(graphs[role], dialect)
             AdaptStateIOPass(config.state_specs(dtype), io_names)(graphs[role])
         placements = place(list(graphs.values()), model)
@@ -110,7 +111,7 @@ def export(
         files = {role: f"{role}.onnx" for role in graphs}
         for role, graph in graphs.items():
             proto = ir.serde.serialize_model(graph)
-            _write(directory.path / files[role], proto.SerializeToString(deterministic=True))
+            write_file(directory.path / files[role], proto.SerializeToString(deterministic=True))
         hashes = {
             DATA_FILE: write_weights(
                 directory.path / DATA_FILE,
@@ -125,10 +126,10 @@ def export(
                 shutil.copyfile(source, directory.path / source.name)
         if io_names is IoNames.genai:
             text = genai_config(config, tokens, padded=padded)
-            _write(directory.path / "genai_config.json", text.encode())
+            write_file(directory.path / "genai_config.json", text.encode())
         report("verify", 0, 1)
         for name in files.values():
-            _check_graph(directory.path / name)
+            check_graph(directory.path / name)
         manifest = Manifest(
             tool_version=__version__,
             family=family,
@@ -158,10 +159,10 @@ def export(
                 if not file.name.startswith(".")
             },
         )
-        _write_manifest(directory.path, manifest)
+        write_manifest(directory.path, manifest)
         if verify is not None:
             manifest = replace(manifest, parity=verify(directory.path))
-            _write_manifest(directory.path, manifest)
+            write_manifest(directory.path, manifest)
         report("verify", 1, 1)
     return Artifact(directory.target, manifest)
 
@@ -188,34 +189,3 @@ def _source_name(checkpoint: Checkpoint) -> str:
     if checkpoint.directory.parent.parent.name == repository:
         return checkpoint.source
     return checkpoint.directory.name
-
-
-def _write_manifest(directory: Path, manifest: Manifest) -> None:
-    text = manifest.to_json()
-    try:
-        Manifest.from_json(text)  # what readers would refuse is not published
-    except (ValueError, KeyError, TypeError) as error:
-        raise ExportError(
-            f"the manifest would be malformed: {error}",
-            "report it with the checkpoint's config.json and `mamba-export env`",
-            code="export.manifest",
-            file=MANIFEST,
-        ) from error
-    _write(directory / MANIFEST, text.encode())
-
-
-def _write(file: Path, data: bytes) -> None:
-    with storage_errors(file):
-        file.write_bytes(data)
-
-
-def _check_graph(file: Path) -> None:
-    try:
-        onnx.checker.check_model(os.fspath(file), full_check=True)
-    except Exception as error:
-        raise ExportError(
-            f"the exported graph is not valid ONNX: {str(error).splitlines()[0]}",
-            "report it with the checkpoint's config.json and `mamba-export env`",
-            code="export.check",
-            file=file.name,
-        ) from error

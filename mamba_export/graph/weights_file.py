@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +16,11 @@ from mamba_export.checkpoint import Checkpoint, check_finite
 from mamba_export.dtypes import DType
 from mamba_export.errors import CheckpointError, ExportError
 from mamba_export.graph.artifact import DATA_FILE
-from mamba_export.graph.atomic_directory import storage_errors, write_all
+from mamba_export.graph.data_file import DataFile, aligned
 from mamba_export.graph.passes.fold_transposed_weights import TRANSPOSED
 from mamba_export.models.backbone import LanguageModel
 from mamba_export.models.weights import parameter_source, read_parameter, stored_names
 
-_ALIGNMENT = 64
 _BLOCK_BYTES = 16 * 2**20
 
 
@@ -59,7 +56,7 @@ def place(graphs: list[ir.Model], model: LanguageModel) -> dict[tuple[str, bool]
             parameter = parameters[value.name]
             dtype = DType.from_torch(parameter.dtype)
             if key not in placements:
-                offset = -(-end // _ALIGNMENT) * _ALIGNMENT
+                offset = aligned(end)
                 placements[key] = Placement(offset, parameter.numel() * dtype.itemsize, key[1])
                 end = offset + placements[key].nbytes
             assert value.shape is not None  # parameters have static shapes
@@ -106,33 +103,18 @@ def write_weights(
     names = stored_names(checkpoint)
     parameters = dict(model.named_parameters())
     total = total_bytes(placements)
-    digest = hashlib.sha256()
-    position = 0
-    with storage_errors(file):
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    try:
-        with storage_errors(file):
-            if total:
-                os.posix_fallocate(descriptor, 0, total)
+    with DataFile(file, total) as data:
         for (name, transposed), placement in placements.items():
-            gap = memoryview(bytes(placement.offset - position))
             tensor = read_parameter(checkpoint, names, name, parameters[name])
+            data.skip_to(placement.offset)
             for block in _blocks(tensor, parameters[name].dtype, transposed):
                 # The extremes carry any NaN or infinity, and cost one pass.
                 if not all(map(math.isfinite, map(float, torch.aminmax(block)))):
                     _refuse(checkpoint, names, name, parameters[name].dtype)
-                for data in (gap, block.view(torch.uint8).flatten().numpy().data):
-                    digest.update(data)
-                    with storage_errors(file):
-                        write_all(descriptor, data)
-                    position += len(data)
-                gap = gap[:0]
-                progress(position, total)
-    finally:
-        with storage_errors(file):
-            os.close(descriptor)
+                data.write(block.view(torch.uint8).flatten().numpy().data)
+                progress(data.position, total)
     checkpoint.verify_unchanged()
-    return digest.hexdigest()
+    return data.sha256
 
 
 def _blocks(tensor: Tensor, dtype: torch.dtype, transposed: bool) -> Iterator[Tensor]:
@@ -154,7 +136,7 @@ def _refuse(
     stored, file = checkpoint.read(name), checkpoint.tensors[name].file
     check_finite(name, stored, file=file)
     largest = float(stored.abs().max())
-    if source != parameter:
+    if parameter.endswith(".mixer.A"):
         raise CheckpointError(
             "a weight is so large that its exponential is infinite",
             "use a checkpoint saved before training diverged; or fetch the file again",

@@ -1,7 +1,7 @@
 """The model families: one file each. ``FAMILIES`` is the registry.
 
-A family is a module with ``LAYOUTS``, ``config_from(checkpoint)``, ``build(config, dtype)`` and
-``tensor_shapes(config)``.
+A family is a module with ``LAYOUTS``, ``Config``, ``config_from(checkpoint)``,
+``build(config, dtype)`` and ``tensor_shapes(config)``.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ class Family(Protocol):
     """What a family module provides."""
 
     LAYOUTS: tuple[str, ...]
+    Config: type[BackboneConfig]
 
     def config_from(self, checkpoint: Checkpoint) -> Any:
         """Read and check the config."""

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from mamba_export.dtypes import DType
-from mamba_export.models.layers import LayerNorm, RMSNorm, cast
+from mamba_export.models.layers import LayerNorm, RMSNorm, add, cast
 from mamba_export.models.state import Kind, StateSpec
 
 
@@ -52,6 +53,18 @@ class BackboneConfig(abc.ABC):
         """Return the fields as JSON values; an infinity becomes the string ``Infinity``."""
         return {k: "Infinity" if v == float("inf") else v for k, v in asdict(self).items()}
 
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Self:
+        """Return the config whose :meth:`to_json` gave these fields.
+
+        Raises:
+            TypeError: a field is missing or unknown.
+        """
+        values: dict[str, Any] = {
+            k: float("inf") if v == "Infinity" else v for k, v in fields.items()
+        }
+        return cls(**values)
+
 
 class Mixer(nn.Module):
     """A block's mixer: ``forward(u, conv_state, ssm_state, seqlens)``.
@@ -62,7 +75,10 @@ class Mixer(nn.Module):
 
 
 class Block(nn.Module):
-    """``h + mixer(norm(h))`` with h in the residual's type."""
+    """``h + mixer(norm(h))`` with h in the residual's type.
+
+    The sum is left to the next block, whose norm forms it on the way.
+    """
 
     def __init__(self, config: BackboneConfig, mixer: Mixer, dtype: torch.dtype) -> None:
         super().__init__()
@@ -71,11 +87,20 @@ class Block(nn.Module):
         self.mixer = mixer
 
     def forward(
-        self, hidden: Tensor, conv_state: Tensor, ssm_state: Tensor, seqlens: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the new hidden, in its own type, and the two new states."""
-        out, conv_state, ssm_state = self.mixer(self.norm(hidden), conv_state, ssm_state, seqlens)
-        return hidden + cast(out, hidden.dtype), conv_state, ssm_state
+        self,
+        hidden: Tensor,
+        delta: Tensor | None,
+        conv_state: Tensor,
+        ssm_state: Tensor,
+        seqlens: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return hidden + delta, what is to be added to it, and the two new states.
+
+        delta is what the block before asks to be added, None before the first block.
+        """
+        u, hidden = self.norm(hidden, delta)
+        delta, conv_state, ssm_state = self.mixer(u, conv_state, ssm_state, seqlens)
+        return hidden, delta, conv_state, ssm_state
 
 
 class Backbone(nn.Module):
@@ -145,15 +170,19 @@ class LanguageModel(nn.Module):
             first = input_ids.select(1, 0)
             seqlens = torch.full_like(first, input_ids.shape[1], dtype=torch.int32)
         hidden = cast(self.backbone.embeddings(input_ids), self.backbone.residual_dtype)
+        delta: Tensor | None = None
         new_states: list[Tensor] = []
         for block, conv_state, ssm_state in zip(
             self.backbone.layers, states[::2], states[1::2], strict=True
         ):
-            hidden, *layer_states = block(hidden, conv_state, ssm_state, seqlens)
+            hidden, delta, *layer_states = block(hidden, delta, conv_state, ssm_state, seqlens)
             new_states += layer_states
+        # Not fused with the final norm: tokens whose logits nobody wants are left out between them.
+        hidden = add(hidden, delta)
         if order is not None:
             hidden = hidden.flatten(0, 1)[order]
-        logits = cast(self.lm_head(self.backbone.norm_f(hidden)), torch.float32)
+        normed, _ = self.backbone.norm_f(hidden)
+        logits = cast(self.lm_head(normed), torch.float32)
         return (logits.unsqueeze(1) if step else logits), new_states
 
 

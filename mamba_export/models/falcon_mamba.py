@@ -7,11 +7,11 @@ from dataclasses import replace
 from mamba_export.checkpoint import Checkpoint
 from mamba_export.models import mamba
 from mamba_export.models.geometry import Geometry
-from mamba_export.models.mamba import MambaConfig, build, tensor_shapes
+from mamba_export.models.mamba import Config, MambaConfig, build, tensor_shapes
 
 LAYOUTS = ("transformers",)
 
-__all__ = ["LAYOUTS", "build", "config_from", "tensor_shapes"]
+__all__ = ["LAYOUTS", "Config", "build", "config_from", "tensor_shapes"]
 
 
 def config_from(checkpoint: Checkpoint) -> MambaConfig:

@@ -12,7 +12,7 @@ from mamba_export.checkpoint import Checkpoint
 from mamba_export.dtypes import DType
 from mamba_export.models.backbone import BackboneConfig, LanguageModel, Mixer
 from mamba_export.models.geometry import Geometry, backbone_fields
-from mamba_export.models.layers import CausalConv1d, StepProjection, cast
+from mamba_export.models.layers import CausalConv1d, SplitLinear, StepProjection, cast
 from mamba_export.models.state import Kind
 from mamba_export.ops import selective_scan, selective_state_update
 
@@ -43,6 +43,9 @@ class MambaConfig(BackboneConfig):
         return {"conv": (self.d_inner, self.d_conv - 1), "recurrent": (self.d_inner, self.d_state)}
 
 
+Config = MambaConfig
+
+
 class MambaMixer(Mixer):
     """In-projection, convolution, selective scan, gate, out-projection."""
 
@@ -50,7 +53,7 @@ class MambaMixer(Mixer):
         super().__init__()
         dim, dstate, rank = config.d_inner, config.d_state, config.dt_rank
         self.config = config
-        self.in_proj = nn.Linear(config.d_model, 2 * dim, bias=config.proj_bias, dtype=dtype)
+        self.in_proj = SplitLinear(config.d_model, [dim, dim], bias=config.proj_bias, dtype=dtype)
         self.conv1d = CausalConv1d(dim, config.d_conv, dtype)
         self.x_proj = nn.Linear(dim, rank + 2 * dstate, bias=False, dtype=dtype)
         self.dt_proj = StepProjection(rank, dim, dtype)
@@ -63,7 +66,7 @@ class MambaMixer(Mixer):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See :class:`Mixer`."""
         config = self.config
-        x, z = self.in_proj(u).split([config.d_inner, config.d_inner], dim=-1)
+        x, z = self.in_proj(u)
         x, conv_state = self.conv1d(x, conv_state, seqlens)
         sizes = [config.dt_rank, config.d_state, config.d_state]
         dt, B, C = self.x_proj(x).split(sizes, dim=-1)

@@ -12,7 +12,7 @@ from mamba_export.checkpoint import Checkpoint
 from mamba_export.dtypes import DType
 from mamba_export.models.backbone import BackboneConfig, LanguageModel, Mixer
 from mamba_export.models.geometry import Geometry, backbone_fields
-from mamba_export.models.layers import CausalConv1d, GatedRMSNorm, cast
+from mamba_export.models.layers import CausalConv1d, GatedRMSNorm, SplitLinear, cast
 from mamba_export.models.state import Kind
 from mamba_export.ops import ssd_chunk_scan, ssd_state_update
 
@@ -63,6 +63,9 @@ class Mamba2Config(BackboneConfig):
         }
 
 
+Config = Mamba2Config
+
+
 class Mamba2Mixer(Mixer):
     """In-projection, convolution over x, B and C, SSD scan, gated norm, out-projection."""
 
@@ -70,8 +73,12 @@ class Mamba2Mixer(Mixer):
         super().__init__()
         dim, heads = config.d_inner, config.nheads
         self.config = config
-        rows = dim + config.conv_channels + heads
-        self.in_proj = nn.Linear(config.d_model, rows, bias=config.proj_bias, dtype=dtype)
+        self.in_proj = SplitLinear(
+            config.d_model,
+            [dim, config.conv_channels, heads],
+            bias=config.proj_bias,
+            dtype=dtype,
+        )
         self.conv1d = CausalConv1d(config.conv_channels, config.d_conv, dtype)
         self.dt_bias = nn.Parameter(torch.empty(heads, dtype=torch.float32))
         self.A = nn.Parameter(torch.empty(heads, dtype=torch.float32))
@@ -82,7 +89,6 @@ class Mamba2Mixer(Mixer):
                 config.ngroups,
                 config.norm_eps,
                 norm_before_gate=config.norm_before_gate,
-                out_dtype=dtype,
             )
         self.out_proj = nn.Linear(dim, config.d_model, bias=config.proj_bias, dtype=dtype)
 
@@ -92,7 +98,7 @@ class Mamba2Mixer(Mixer):
         """See :class:`Mixer`."""
         config = self.config
         dim, keys = config.d_inner, config.ngroups * config.d_state
-        z, xbc, dt = self.in_proj(u).split([dim, config.conv_channels, config.nheads], dim=-1)
+        z, xbc, dt = self.in_proj(u)
         xbc, conv_state = self.conv1d(xbc, conv_state, seqlens)
         x, B, C = xbc.split([dim, keys, keys], dim=-1)
         operands = (

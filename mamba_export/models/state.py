@@ -13,6 +13,12 @@ from mamba_export.dtypes import DType
 
 Kind = Literal["conv", "recurrent"]
 
+NUM_LOGITS_TO_KEEP = "num_logits_to_keep"
+"""Optional graph input: of how many tokens, from the end, to return logits; 0 means of all.
+
+The name is transformers.js'.
+"""
+
 
 class IoNames(enum.Enum):
     """Whose names and layouts the graph's inputs and outputs follow."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from mamba_export.models.backbone import BackboneConfig, LanguageModel
 
 _LISTED = 8
+_ROWS = re.compile(r"\.rows_(\d+)\.")
+"""In the name of a parameter: it is the rows from that one on of a stored matrix."""
 
 
 def check_tensors(
@@ -121,7 +124,8 @@ def parameter_source(parameter: str, stored: Container[str]) -> str | None:
     """Return the canonical tensor that feeds a parameter; None for an absent bias, which is 0."""
     if parameter.endswith(".mixer.A"):
         return f"{parameter}_log"
-    return parameter if parameter in stored else None
+    whole = _ROWS.sub(".", parameter)
+    return whole if whole in stored else None
 
 
 def read_parameter(
@@ -130,7 +134,8 @@ def read_parameter(
     """Read one parameter in the shape and dtype of ``like`` (which may be on the meta device).
 
     ``A`` is ``-exp(A_log)``, formed in float32 from the stored bits; a conv filter loses its
-    middle axis of 1. The result may share memory with the mapped file.
+    middle axis of 1; a part of a :class:`SplitLinear` is its rows. The result may share memory
+    with the mapped file.
 
     Args:
         checkpoint: where to read.
@@ -144,6 +149,9 @@ def read_parameter(
     tensor = checkpoint.read(names[source])
     if parameter.endswith(".mixer.A"):
         tensor = -torch.exp(tensor.float())
+    if part := _ROWS.search(parameter):
+        first = int(part[1])
+        tensor = tensor[first : first + like.shape[0]]
     return tensor.reshape(like.shape).to(like.dtype)
 
 

@@ -43,6 +43,12 @@ def silu(op: OpBuilder, value: ir.Value) -> ir.Value:
     return op.Mul(value, op.Sigmoid(value))
 
 
+def rms_norm(op: OpBuilder, value: ir.Value, eps: float) -> ir.Value:
+    """Emit ``v / sqrt(mean(v^2) + eps)`` over the last axis: the pattern that runtimes fuse."""
+    mean = op.ReduceMean(op.Pow(value, 2.0), [-1], keepdims=1)
+    return op.Div(value, op.Sqrt(op.Add(mean, eps)))
+
+
 def step_size(
     op: OpBuilder,
     dt: ir.Value,

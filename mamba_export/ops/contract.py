@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +31,12 @@ DOMAIN = "mamba_export"
 VERSION = 1
 """Op-set version; the TensorRT plugin version is its decimal text."""
 
+LEADING = "..."
+"""As an axis: any number of axes, the same ones in all inputs of a node that have it."""
+
 _ELEMENT_TYPES = {
     "io": ("float32", "float16", "bfloat16"),
+    "residual": ("float32", "float16", "bfloat16"),
     "f32": ("float32",),
     "state": ("float32",),
     "i32": ("int32",),
@@ -48,6 +52,9 @@ _FORMAL_TYPES = {
     "state": ir.TensorType(ir.DataType.FLOAT),
     "i32": ir.TensorType(ir.DataType.INT32),
 }
+# Type variables of the schema, and what they are.
+_VARIABLES = {"io": "T", "residual": "R", "state": "S"}
+_MEANINGS = {"io": "activations", "residual": "residual stream", "state": "recurrent state"}
 _TORCH_SCHEMA_TYPES = {bool: "bool", int: "int", float: "float", str: "str"}
 
 
@@ -57,10 +64,11 @@ class TensorSpec:
 
     Attributes:
         name: the same in torch, ONNX and C++.
-        element: ``io`` (the activation type, one for the whole node), ``state`` (that of the
-            recurrent state; float32, but a type variable of its own in the schema), ``f32`` or
-            ``i32``.
-        axes: one size letter per axis, such as ``("B", "T", "D")`` or ``("B", "C", "K-1")``.
+        element: ``io`` (the activation type, one for the whole node), ``residual`` (that of the
+            residual stream: float32 or the activation type), ``state`` (that of the recurrent
+            state; float32, but a type variable of its own in the schema), ``f32`` or ``i32``.
+        axes: one size letter per axis, such as ``("B", "T", "D")`` or ``("B", "C", "K-1")``; the
+            first one may be :data:`LEADING`.
     """
 
     name: str
@@ -69,6 +77,20 @@ class TensorSpec:
 
     def __str__(self) -> str:
         return f"{self.name} {self.element}[{','.join(self.axes)}]"
+
+    def has_rank(self, rank: int) -> bool:
+        """Whether a tensor of ``rank`` axes has these."""
+        if self.axes[0] == LEADING:
+            return rank >= len(self.axes) - 1
+        return rank == len(self.axes)
+
+    def sizes(self, shape: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+        """Yield each axis with its size in a shape of fitting rank: a list for the leading ones."""
+        lettered = len(self.axes)
+        if self.axes[0] == LEADING:
+            lettered -= 1
+            yield LEADING, list(shape[: len(shape) - lettered])
+        yield from zip(self.axes[-lettered:], shape[len(shape) - lettered :], strict=True)
 
 
 @dataclass(frozen=True)
@@ -124,9 +146,9 @@ class Op:
         self._body: Body | None = None
         self._contrib: Body | None = None
 
-        def validated(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+        def validated(*args: Any, **kwargs: Any) -> Tensor | tuple[Tensor, ...]:
             self.validate(args)
-            return typing.cast("tuple[Tensor, ...]", reference(*args, **kwargs))
+            return self._returned(reference(*args, **kwargs))
 
         self.torch_op = torch.library.custom_op(
             f"{DOMAIN}::{self.torch_name}", validated, mutates_args=(), schema=self._torch_schema()
@@ -135,7 +157,8 @@ class Op:
 
     def __call__(self, *inputs: Tensor, **attributes: Any) -> tuple[Tensor, ...]:
         """Run the torch op: inputs by position, attributes by name."""
-        return typing.cast("tuple[Tensor, ...]", self.torch_op(*inputs, **attributes))
+        results = self.torch_op(*inputs, **attributes)
+        return (results,) if len(self.outputs) == 1 else typing.cast("tuple[Tensor, ...]", results)
 
     # -- torch -------------------------------------------------------------------------------
 
@@ -145,12 +168,18 @@ class Op:
         returns = ", ".join("Tensor" for _ in self.outputs)
         return f"({', '.join(arguments)}) -> ({returns})"
 
-    def _fake(self, *inputs: Tensor, **_: Any) -> tuple[Tensor, ...]:
+    def _fake(self, *inputs: Tensor, **_: Any) -> Tensor | tuple[Tensor, ...]:
         by_name = dict(zip((spec.name for spec in self.inputs), inputs, strict=True))
-        return tuple(
-            torch.empty_like(by_name[source], memory_format=torch.contiguous_format)
-            for source in self.output_sources
+        return self._returned(
+            tuple(
+                torch.empty_like(by_name[source], memory_format=torch.contiguous_format)
+                for source in self.output_sources
+            )
         )
+
+    def _returned(self, outputs: tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
+        """Return what the torch op returns: a torch op has no tuples of one."""
+        return outputs[0] if len(outputs) == 1 else outputs
 
     def validate(self, inputs: Sequence[Tensor]) -> None:
         """Check ranks, sizes and element types of the inputs against the declaration.
@@ -158,17 +187,17 @@ class Op:
         Raises:
             ValueError: naming the op, the input, what was expected and what was found.
         """
-        sizes: dict[str, tuple[int, str]] = {}
-        io_type: tuple[torch.dtype, str] | None = None
+        sizes: dict[str, tuple[Any, str]] = {}
+        variables: dict[str, tuple[torch.dtype, str]] = {}
         for spec, tensor in zip(self.inputs, inputs, strict=True):
             where = f"{self.name}: input {spec.name!r}"
-            if tensor.dim() != len(spec.axes):
+            if not spec.has_rank(tensor.dim()):
                 raise ValueError(
                     f"{where} must have shape [{','.join(spec.axes)}], found {list(tensor.shape)}"
                 )
-            for axis, found in zip(spec.axes, tensor.shape, strict=True):
+            for axis, found in spec.sizes(tensor.shape):
                 letter, _, less = axis.partition("-")
-                size = found + int(less or 0)
+                size = found + int(less) if less else found
                 expected, owner = sizes.setdefault(letter, (size, spec.name))
                 if size != expected:
                     raise ValueError(
@@ -180,19 +209,23 @@ class Op:
                 raise ValueError(
                     f"{where} must be {' or '.join(_ELEMENT_TYPES[spec.element])}, found {element}"
                 )
-            if spec.element == "io":
-                io_type = io_type or (tensor.dtype, spec.name)
-                if tensor.dtype != io_type[0]:
-                    raise ValueError(
-                        f"{where} is {tensor.dtype}, but {io_type[1]!r} is {io_type[0]}"
-                    )
+            if spec.element in ("io", "residual"):
+                dtype, owner = variables.setdefault(spec.element, (tensor.dtype, spec.name))
+                if tensor.dtype != dtype:
+                    raise ValueError(f"{where} is {tensor.dtype}, but {owner!r} is {dtype}")
+        if "residual" in variables:
+            (residual, name), (io, activation) = variables["residual"], variables["io"]
+            if residual not in (torch.float32, io):
+                raise ValueError(
+                    f"{self.name}: input {name!r} must be torch.float32 or, as {activation!r} is, "
+                    f"{io}, found {residual}"
+                )
 
     # -- ONNX --------------------------------------------------------------------------------
 
     def schema(self) -> onnx.defs.OpSchema:
         """Return the ONNX schema; it declares the two plugin attributes that every node carries."""
-        types = {"io": "T", "state": "S", "f32": "tensor(float)", "i32": "tensor(int32)"}
-        variables = {"io": "activations", "state": "recurrent state"}
+        types = {**_VARIABLES, "f32": "tensor(float)", "i32": "tensor(int32)"}
         used = {spec.element for spec in self.inputs}
         parameter = onnx.defs.OpSchema.FormalParameter
         attribute = onnx.defs.OpSchema.Attribute
@@ -204,8 +237,8 @@ class Op:
             inputs=[parameter(s.name, types[s.element], description=str(s)) for s in self.inputs],
             outputs=[parameter(s.name, types[s.element], description=str(s)) for s in self.outputs],
             type_constraints=[
-                (types[element], [_ONNX_TYPES[t] for t in _ELEMENT_TYPES[element]], meaning)
-                for element, meaning in variables.items()
+                (variable, [_ONNX_TYPES[t] for t in _ELEMENT_TYPES[element]], _MEANINGS[element])
+                for element, variable in _VARIABLES.items()
                 if element in used
             ],
             attributes=[

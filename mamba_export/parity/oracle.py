@@ -179,6 +179,30 @@ def ssd_state_update(
     return y, state
 
 
+def add_rms_norm(
+    hidden: Array, delta: Array, weight: Array, *, eps: float
+) -> tuple[Float64, Float64]:
+    """Return y [...,D] and hidden_out [...,D] of ``AddRMSNorm``.
+
+    y is the norm of the sum as the dtype of ``hidden`` holds it; hidden_out is the exact sum.
+    """
+    total = _float64(hidden) + _float64(delta)
+    stored = _float64(total.astype(hidden.dtype))
+    return _rms_norm(stored, eps) * _float64(weight), total
+
+
+def gated_rms_norm(
+    x: Array, z: Array, weight: Array, *, ngroups: int, eps: float, norm_before_gate: bool
+) -> tuple[Float64]:
+    """Return y [...,D] of ``GatedRMSNorm``."""
+    gate = silu(_float64(z))
+    with np.errstate(all="ignore"):
+        value = _float64(x) if norm_before_gate else _float64(x) * gate
+        parts = [_rms_norm(part, eps) for part in np.split(value, ngroups, axis=-1)]
+        y = np.concatenate(parts, axis=-1) * _float64(weight)
+        return ((y * gate) if norm_before_gate else y,)
+
+
 def valid_tokens(seqlens: Array, seqlen: int) -> npt.NDArray[np.bool_]:
     """Return the mask [B,T] of the tokens before each row's length."""
     mask: npt.NDArray[np.bool_] = np.arange(seqlen)[None, :] < np.asarray(seqlens)[:, None]
@@ -202,6 +226,12 @@ def softplus(value: Float64) -> Float64:
 def _time_step(dt: Array, dt_bias: Array, *, dt_softplus: bool) -> Float64:
     raw = _float64(dt) + _float64(dt_bias)
     return softplus(raw) if dt_softplus else raw
+
+
+def _rms_norm(value: Float64, eps: float) -> Float64:
+    with np.errstate(all="ignore"):  # NaN and infinities are data
+        result: Float64 = value / np.sqrt((value * value).mean(axis=-1, keepdims=True) + eps)
+    return result
 
 
 def _live(seqlens: Array, t: int) -> npt.NDArray[np.bool_]:

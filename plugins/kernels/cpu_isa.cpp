@@ -5,17 +5,25 @@
 namespace mamba_export {
 
 // Each is defined by one build of the sources *_cpu.cpp.
-#define MAMBA_EXPORT_DECLARE(isa)                                                          \
-  namespace isa {                                                                          \
-  void causal_conv1d(const CausalConv1dParams&, const ParallelFor&);                       \
-  void causal_conv1d_update(const CausalConv1dUpdateParams&, const ParallelFor&);          \
-  void selective_scan(const SelectiveScanParams&, const ParallelFor&);                     \
-  void selective_state_update(const SelectiveStateUpdateParams&, const ParallelFor&);      \
-  void ssd_chunk_scan(const SSDChunkScanParams&, const ParallelFor&);                      \
-  void ssd_state_update(const SSDStateUpdateParams&, const ParallelFor&);                  \
-  constexpr CpuKernels kKernels = {                                                        \
-      #isa,           causal_conv1d,    causal_conv1d_update, selective_scan,              \
-      selective_state_update, ssd_chunk_scan, ssd_state_update};                           \
+#define MAMBA_EXPORT_DECLARE(isa)                                                     \
+  namespace isa {                                                                     \
+  void causal_conv1d(const CausalConv1dParams&, const ParallelFor&);                  \
+  void causal_conv1d_update(const CausalConv1dUpdateParams&, const ParallelFor&);     \
+  void selective_scan(const SelectiveScanParams&, const ParallelFor&);                \
+  void selective_state_update(const SelectiveStateUpdateParams&, const ParallelFor&); \
+  void ssd_chunk_scan(const SSDChunkScanParams&, const ParallelFor&);                 \
+  void ssd_state_update(const SSDStateUpdateParams&, const ParallelFor&);             \
+  void add_rms_norm(const AddRMSNormParams&, const ParallelFor&);                     \
+  void gated_rms_norm(const GatedRMSNormParams&, const ParallelFor&);                 \
+  constexpr CpuKernels kKernels = {#isa,                                              \
+                                   causal_conv1d,                                     \
+                                   causal_conv1d_update,                              \
+                                   selective_scan,                                    \
+                                   selective_state_update,                            \
+                                   ssd_chunk_scan,                                    \
+                                   ssd_state_update,                                  \
+                                   add_rms_norm,                                      \
+                                   gated_rms_norm};                                   \
   }
 
 MAMBA_EXPORT_DECLARE(portable)
@@ -74,6 +82,12 @@ void ssd_chunk_scan_cpu(const SSDChunkScanParams& p, const ParallelFor& parallel
 }
 void ssd_state_update_cpu(const SSDStateUpdateParams& p, const ParallelFor& parallel_for) {
   cpu_kernels().ssd_state_update(p, parallel_for);
+}
+void add_rms_norm_cpu(const AddRMSNormParams& p, const ParallelFor& parallel_for) {
+  cpu_kernels().add_rms_norm(p, parallel_for);
+}
+void gated_rms_norm_cpu(const GatedRMSNormParams& p, const ParallelFor& parallel_for) {
+  cpu_kernels().gated_rms_norm(p, parallel_for);
 }
 
 }  // namespace mamba_export

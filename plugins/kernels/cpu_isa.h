@@ -3,7 +3,9 @@
 
 #include <string_view>
 
+#include "add_rms_norm.h"
 #include "causal_conv1d.h"
+#include "gated_rms_norm.h"
 #include "selective_scan.h"
 #include "ssd_chunk_scan.h"
 
@@ -17,6 +19,8 @@ struct CpuKernels {
   void (*selective_state_update)(const SelectiveStateUpdateParams&, const ParallelFor&);
   void (*ssd_chunk_scan)(const SSDChunkScanParams&, const ParallelFor&);
   void (*ssd_state_update)(const SSDStateUpdateParams&, const ParallelFor&);
+  void (*add_rms_norm)(const AddRMSNormParams&, const ParallelFor&);
+  void (*gated_rms_norm)(const GatedRMSNormParams&, const ParallelFor&);
 };
 
 // Returns the kernels of one instruction set, or null if this build or this machine lacks it.

@@ -21,6 +21,11 @@ inline void require_groups(std::string& problem, const char* name, std::int64_t 
             std::to_string(groups) + " groups do not divide";
 }
 
+inline void require_epsilon(std::string& problem, float eps) {
+  if (!problem.empty() || eps >= 0) return;  // not so for a NaN
+  problem = "eps is " + std::to_string(eps) + ", expected 0 or more";
+}
+
 inline void require_lengths(std::string& problem, const std::int32_t* seqlens, std::int64_t batch,
                             std::int64_t seqlen) {
   for (std::int64_t b = 0; problem.empty() && b < batch; ++b) {

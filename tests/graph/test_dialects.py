@@ -24,8 +24,8 @@ from tests.factory import write_mamba_ssm, write_transformers
 
 DIALECTS = ("mamba", "contrib", "standard")
 CONTROL_FLOW = {"Loop", "Scan", "If"}
-NODES_PER_LAYER = 25
-"""The promise for a 130m Mamba-2, before any runtime fusion."""
+NODES_PER_LAYER = 13
+"""Of Mamba-2, before any runtime fusion; of them 4 are views, without work of their own."""
 
 
 def nodes(model: ir.Model, *, bodies: bool = True) -> Iterator[ir.Node]:
@@ -100,7 +100,8 @@ def test_our_nodes_carry_all_that_a_runtime_needs(family: str, role: str, load) 
                 assert node.attributes[name].as_string() == value
             assert all(value is not None for value in node.inputs)
             assert (node.domain, node.op_type, node.overload) in model.functions
-    assert seen == 4
+    gated_norms = 2 if family == "mamba2" else 0
+    assert seen == 2 * 2 + gated_norms + 1  # between two blocks: the residual and the norm
 
 
 def test_a_mamba2_layer_has_few_nodes(load) -> None:
@@ -132,14 +133,19 @@ def test_the_graph_depends_on_sizes_alone(exports: Exports, tmp_path: Path) -> N
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_no_length_is_baked_in(family: str, dialect: str, load) -> None:
     model = load(family, dialect=dialect)
-    for value in model.graph.inputs:
+    for value in fed_inputs(model.graph):
         assert str(value.shape[0]) == "batch"
         assert all(isinstance(size, int) for size in value.shape[1:]) or value.name == "input_ids"
     assert [str(size) for size in model.graph.inputs[0].shape] == ["batch", "seqlen"]
     sizes = [str(size) for size in model.graph.outputs[0].shape]
-    assert sizes == ["batch", "seqlen", "101"]
+    assert sizes == ["batch", "num_logits", "101"]
     step = load(family, "step", dialect=dialect)
     assert [str(size) for size in step.graph.inputs[0].shape] == ["batch", "1"]
+
+
+def fed_inputs(graph: ir.Graph) -> list[ir.Value]:
+    """Those without a default."""
+    return [value for value in graph.inputs if value.name not in graph.initializers]
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, "ssm2"])
@@ -149,9 +155,9 @@ def test_names_are_readable_and_unique(family: str, dialect: str, load) -> None:
     names = [node.name for node in model.graph]
     assert len(set(names)) == len(names)
     values = [value.name for node in nodes(model, bodies=False) for value in node.outputs]
-    values += [*model.graph.initializers, *(value.name for value in model.graph.inputs)]
+    values += [*model.graph.initializers, *(value.name for value in fed_inputs(model.graph))]
     assert len(set(values)) == len(values)
-    assert "/layers.1/mixer/in_proj/MatMul" in names
+    assert "/layers.1/mixer/out_proj/MatMul" in names
     assert "backbone.layers.1.mixer.A" in model.graph.initializers
     for name in names:
         assert name.startswith("/"), name
@@ -159,7 +165,7 @@ def test_names_are_readable_and_unique(family: str, dialect: str, load) -> None:
     for node in nodes(model):
         assert not node.metadata_props
         assert node.doc_string is None
-    inputs = [value.name for value in model.graph.inputs]
+    inputs = [value.name for value in fed_inputs(model.graph)]
     assert inputs == ["input_ids"] + [
         f"past_key_values.{i}.{kind}_state" for i in (0, 1) for kind in ("conv", "recurrent")
     ]
@@ -258,7 +264,7 @@ def test_16_bit_graphs_have_islands_of_float32(family: str, dtype: str, load) ->
     for name, value in model.graph.initializers.items():
         if name.startswith(("backbone", "lm_head")):
             assert value.dtype == (ir.DataType.FLOAT if ISLANDS.search(name) else half), name
-    for value in (*model.graph.inputs[1:], *model.graph.outputs[1:]):
+    for value in (*fed_inputs(model.graph)[1:], *model.graph.outputs[1:]):
         assert value.dtype == (half if "conv" in value.name else ir.DataType.FLOAT), value.name
     assert model.graph.outputs[0].dtype == ir.DataType.FLOAT
     for node in model.graph:
@@ -287,7 +293,7 @@ def test_bfloat16_in_the_reference_evaluator(family: str, exports: Exports) -> N
     evaluator = ReferenceEvaluator(str(path / "model.onnx"))
     graph = ir.load(path / "model.onnx").graph
     feeds = {"input_ids": ids}
-    for value in graph.inputs[1:]:
+    for value in fed_inputs(graph)[1:]:
         feeds[value.name] = np.zeros((1, *value.shape[1:]), value.dtype.numpy())
     logits = evaluator.run(["logits"], feeds)[0]
     eager = TorchSession.open(exports.checkpoint(family))

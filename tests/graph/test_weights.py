@@ -92,7 +92,7 @@ def test_step_graph_weighs_nothing(exports: Exports) -> None:
 def test_16_bit_values_are_rounded_once(dtype: str, exports: Exports) -> None:
     stored = load_file(exports.checkpoint("mamba2") / "model.safetensors")
     graph = ir.load(exports("mamba2", dtype=dtype) / "model.onnx").graph
-    name = "backbone.layers.0.mixer.in_proj.weight"
+    name = "backbone.layers.0.mixer.out_proj.weight"
     ours = graph.initializers[name].const_value.numpy()
     truth = stored[name].to(DType(dtype).torch).float().numpy().T
     assert np.array_equal(ours.astype(np.float32), truth)

@@ -7,6 +7,7 @@ from tests.mutations.entry import bug
 _CONV, _CONV_STEP = "ops/causal_conv1d.py", "ops/causal_conv1d_update.py"
 _SCAN, _SCAN_STEP = "ops/selective_scan.py", "ops/selective_state_update.py"
 _SSD, _SSD_STEP = "ops/ssd_chunk_scan.py", "ops/ssd_state_update.py"
+_ADD_NORM, _GATED_NORM = "ops/add_rms_norm.py", "ops/gated_rms_norm.py"
 _BODY, _CONTRACT = "ops/body.py", "ops/contract.py"
 
 _BODY_CONV = "body:causal_conv1d"
@@ -299,6 +300,55 @@ BODIES = [
         "to_end = op.Pow(op.Slice(decay, [-1], [2**62], [4]), 0.0)",
     ),
     bug(
+        "39 epsilon outside the root",
+        _BODY,
+        "body:add_rms_norm-epsilon",
+        "op.Sqrt(op.Add(mean, eps))",
+        "op.Add(op.Sqrt(mean), eps)",
+    ),
+    bug(
+        "norm over the tokens",
+        _BODY,
+        "body:add_rms_norm-base",
+        "op.Pow(value, 2.0), [-1]",
+        "op.Pow(value, 2.0), [0]",
+    ),
+    bug(
+        "norm of what came in",
+        _ADD_NORM,
+        "body:add_rms_norm-base",
+        "body.to_float32(op, hidden_out)",
+        "body.to_float32(op, hidden)",
+    ),
+    bug(
+        "weight left out",
+        _ADD_NORM,
+        "body:add_rms_norm-base",
+        "hidden_out), eps), weight)",
+        "hidden_out), eps), 1.0)",
+    ),
+    bug(
+        "37 norm before the gate",
+        _GATED_NORM,
+        "body:gated_rms_norm-base",
+        "    if not norm_before_gate:\n",
+        "    norm_before_gate = True\n    if not norm_before_gate:\n",
+    ),
+    bug(
+        "37 gate before the norm",
+        _GATED_NORM,
+        "body:gated_rms_norm-norm_first",
+        "    if not norm_before_gate:\n",
+        "    norm_before_gate = False\n    if not norm_before_gate:\n",
+    ),
+    bug(
+        "38 norm over D for D/G",
+        _GATED_NORM,
+        "body:gated_rms_norm-base",
+        "op.Shape(x, end=-1), [ngroups], width",
+        "op.Shape(x, end=-1), [1], op.Mul(width, [ngroups])",
+    ),
+    bug(
         "94 contrib scale left 0",
         _SSD,
         "contrib:ssd_chunk_scan-base",
@@ -338,6 +388,20 @@ BODIES = [
 ]
 
 CONTRACT = [
+    bug(
+        "leading axes unchecked",
+        _CONTRACT,
+        "contract:leading",
+        "            yield LEADING, list(shape[: len(shape) - lettered])\n",
+        "",
+    ),
+    bug(
+        "residual of another 16-bit type accepted",
+        _CONTRACT,
+        "contract:residual",
+        "if residual not in (torch.float32, io):",
+        "if False:",
+    ),
     bug("bool stays a bool", _CONTRACT, "contract:node", "return int(value) if", "return value if"),
     bug(
         "plugin attributes undeclared",
@@ -372,7 +436,7 @@ CONTRACT = [
         "mixed activations accepted",
         _CONTRACT,
         "contract:mixed",
-        "if tensor.dtype != io_type[0]:",
+        "if tensor.dtype != dtype:",
         "if False:",
     ),
 ]

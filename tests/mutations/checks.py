@@ -103,10 +103,13 @@ def _unmodified(copy: Copy, row: str) -> None:
 def _body(copy: Copy, row: str, *, contrib: bool = False) -> None:
     case = _case(copy, row)
     inputs = arrays(case)
+    types = case.elements()
     run = runtime(
         case.op,
         case.attributes,
-        DType.from_torch(case.dtype),
+        types["io"],
+        residual=types["residual"],
+        leading=case.leading,
         sizes=case.sizes if contrib else None,
         contrib=contrib,
     )
@@ -132,6 +135,12 @@ def _contract(copy: Copy, row: str) -> None:
             assert set(ops.PLUGIN_ATTRIBUTES) <= set(op.schema().attributes)
         assert ops.PLUGIN_ATTRIBUTES["plugin_version"] == "1"
         return
+    if row in ("leading", "residual"):
+        case = _case(copy, "add_rms_norm-base")
+        hidden, *rest = case.inputs()
+        wrong = hidden[:, 1:] if row == "leading" else hidden.half()
+        _refused(case, [wrong, *rest])
+        return
     case = _case(copy, "selective_scan-base")
     inputs = case.inputs()
     if row == "fake":
@@ -141,6 +150,10 @@ def _contract(copy: Copy, row: str) -> None:
         return
     position = [spec.name for spec in case.op.inputs].index("C")
     inputs[position] = {"mixed": inputs[position].half(), "size": inputs[position][:1]}[row]
+    _refused(case, inputs)
+
+
+def _refused(case: OpCase, inputs: Sequence[torch.Tensor]) -> None:
     try:
         case.op.validate(inputs)
     except ValueError:

@@ -10,6 +10,7 @@ from tests.mutations.entry import bug
 _CONV, _CONV_STEP = "ops/causal_conv1d.py", "ops/causal_conv1d_update.py"
 _SCAN, _SCAN_STEP = "ops/selective_scan.py", "ops/selective_state_update.py"
 _SSD, _SSD_STEP = "ops/ssd_chunk_scan.py", "ops/ssd_state_update.py"
+_ADD_NORM, _GATED_NORM = "ops/add_rms_norm.py", "ops/gated_rms_norm.py"
 
 # Texts of the eager references.
 _STEP_SUM = "step = dt.float() + dt_bias"
@@ -29,6 +30,7 @@ _SSD_ADDED = "state + B[:, :, :, None] * (dt[:, :, None] * x)"
 # Rows.
 _S, _R = "reference:selective_state_update", "reference:selective_scan"
 _H, _C = "reference:ssd_state_update", "reference:causal_conv1d"
+_A, _N = "reference:add_rms_norm", "reference:gated_rms_norm"
 
 REFERENCES = [
     bug("1 dt_bias twice", _SCAN_STEP, f"{_S}-base", _STEP_SUM, f"{_STEP_SUM} * 2"),
@@ -318,5 +320,83 @@ REFERENCES = [
         "inf:causal_conv1d_update-linear",
         "return y.to(x.dtype)",
         "return y.clamp(-3e38, 3e38).to(x.dtype)",
+    ),
+    bug(
+        "37 norm before the gate",
+        _GATED_NORM,
+        f"{_N}-base",
+        "value = x.float() if norm_before_gate else x.float() * gate",
+        "value, norm_before_gate = x.float(), True",
+    ),
+    bug(
+        "37 gate before the norm",
+        _GATED_NORM,
+        f"{_N}-norm_first",
+        "value = x.float() if norm_before_gate else x.float() * gate",
+        "value, norm_before_gate = x.float() * gate, False",
+    ),
+    bug(
+        "38 norm over D for D/G",
+        _GATED_NORM,
+        f"{_N}-base",
+        "grouped = value.unflatten(-1, (ngroups, width))",
+        "width *= ngroups; grouped = value.unflatten(-1, (1, width))",
+    ),
+    bug(
+        "38 groups of every G-th channel",
+        _GATED_NORM,
+        f"{_N}-base",
+        "grouped = value.unflatten(-1, (ngroups, width))",
+        "grouped = value.unflatten(-1, (width, ngroups)).transpose(-1, -2)",
+    ),
+    bug(
+        "35 sigmoid for SiLU",
+        _GATED_NORM,
+        f"{_N}-base",
+        "torch.nn.functional.silu(z.float())",
+        "torch.sigmoid(z.float())",
+    ),
+    bug(
+        "39 epsilon outside the root",
+        _GATED_NORM,
+        f"{_N}-epsilon",
+        "None, eps)",
+        "None, eps**2)",
+    ),
+    bug("weight left out", _GATED_NORM, f"{_N}-base", ".flatten(-2) * weight", ".flatten(-2)"),
+    bug(
+        "39 epsilon outside the root",
+        _ADD_NORM,
+        f"{_A}-epsilon",
+        "weight, eps)",
+        "weight, eps**2)",
+    ),
+    bug(
+        "39 the default epsilon",
+        _ADD_NORM,
+        f"{_A}-no_epsilon",
+        "weight, eps)",
+        "weight, 1e-5)",
+    ),
+    bug(
+        "41 residual in the activations' type",
+        _ADD_NORM,
+        f"{_A}-bfloat16",
+        "hidden = hidden + delta.to(hidden.dtype)",
+        "hidden = (hidden + delta).to(delta.dtype).to(hidden.dtype)",
+    ),
+    bug(
+        "norm of what came in",
+        _ADD_NORM,
+        f"{_A}-base",
+        "rms_norm(hidden.float()",
+        "rms_norm((hidden - delta).float()",
+    ),
+    bug(
+        "residual written in place",
+        _ADD_NORM,
+        "unmodified:add_rms_norm-base",
+        "hidden = hidden + delta.to(hidden.dtype)",
+        "hidden = hidden.add_(delta.to(hidden.dtype)).clone()",
     ),
 ]

@@ -9,15 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mamba_export.dtypes import DType
 from mamba_export.ops import (
     Op,
+    add_rms_norm,
     causal_conv1d,
     causal_conv1d_update,
+    gated_rms_norm,
     selective_scan,
     selective_state_update,
     ssd_chunk_scan,
     ssd_state_update,
 )
+from mamba_export.ops.contract import LEADING, TensorSpec
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,9 @@ class OpCase:
     """One case: sizes by axis letter, attributes, and how values are drawn.
 
     Attributes:
+        sizes: B and T, where they are, also are the leading axes of an op that has such.
+        residual: dtype of the residual stream.
+        scale: of the activations and the residual stream.
         seqlens: valid tokens of each row; None for all of them.
         initial_state: draw the incoming states, else they are 0.
         dt_scale: the range of dt after softplus.
@@ -38,6 +45,8 @@ class OpCase:
     sizes: dict[str, int]
     attributes: dict[str, Any]
     dtype: torch.dtype = torch.float32
+    residual: torch.dtype = torch.float32
+    scale: float = 1.0
     seqlens: tuple[int, ...] | None = None
     initial_state: bool = True
     dt_scale: tuple[float, float] = (1e-3, 1e-1)
@@ -53,8 +62,22 @@ class OpCase:
         }
         return replace(self, name=f"{self.op.torch_name}-{name}", why=why, **merged)
 
+    @property
+    def leading(self) -> str:
+        """The letters of the leading axes."""
+        return "".join(letter for letter in "BT" if letter in self.sizes)
+
+    def elements(self) -> dict[str, DType]:
+        """Return the types of the case by element of the contract."""
+        io, residual = DType.from_torch(self.dtype), DType.from_torch(self.residual)
+        fixed = {"state": DType.float32, "f32": DType.float32, "i32": DType.int32}
+        return {"io": io, "residual": residual, **fixed}
+
     def inputs(self, seed: int = 0) -> list[Tensor]:
-        """Draw the inputs: N(0,1), A in -16..-1, dt log-uniform before the inverse softplus."""
+        """Draw the inputs: N(0,1), A in -16..-1, dt log-uniform before the inverse softplus.
+
+        A norm's weight is near 1, as trained ones are.
+        """
         generator = torch.Generator().manual_seed(seed)
 
         def normal(*shape: int) -> Tensor:
@@ -65,7 +88,7 @@ class OpCase:
 
         tensors = []
         for spec in self.op.inputs:
-            shape = [_size(axis, self.sizes) for axis in spec.axes]
+            shape = [_size(axis, self.sizes) for axis in lettered(spec, self.leading)]
             if spec.name == "seqlens":
                 lengths = self.seqlens or (self.sizes["T"],) * self.sizes["B"]
                 tensors.append(torch.tensor(lengths, dtype=torch.int32))
@@ -84,16 +107,25 @@ class OpCase:
                     value[:, 8:72] = self.dt_burst
             elif spec.name.endswith("_state"):
                 value = normal(*shape) * float(self.initial_state)
+            elif spec.name == "weight" and spec.element == "f32":
+                value = 1 + 0.1 * normal(*shape)
             else:
-                value = normal(*shape)
-            tensors.append(value.to(self.dtype if spec.element == "io" else torch.float32))
+                value = self.scale * normal(*shape)
+            tensors.append(value.to(self.elements()[spec.element].torch))
         return tensors
+
+
+def lettered(spec: TensorSpec, leading: str) -> tuple[str, ...]:
+    """Return the axes of a tensor, those that stand for any leading ones by their letters."""
+    return (*leading, *spec.axes[1:]) if spec.axes[0] == LEADING else spec.axes
 
 
 def _size(axis: str, sizes: dict[str, int]) -> int:
     letter, _, less = axis.partition("-")
     return sizes[letter] - int(less or 0)
 
+
+_CORPUS = "the standard corpus of the tolerance table"
 
 # Sizes of a case differ pairwise, also those inside a body (D/G, H/G, chunks): swapped axes must
 # not go unseen.
@@ -135,6 +167,20 @@ _SSD_UPDATE = OpCase(
 )
 
 
+_ADD_NORM = OpCase(
+    "add_rms_norm-base",
+    add_rms_norm,
+    {"B": 5, "T": 9, "D": 96},
+    {"eps": 1e-5},
+)
+_GATED_NORM = OpCase(
+    "gated_rms_norm-base",
+    gated_rms_norm,
+    {"B": 5, "T": 9, "D": 96},
+    {"ngroups": 3, "eps": 1e-5, "norm_before_gate": False},
+)
+
+
 def _ragged(case: OpCase) -> tuple[int, ...]:
     """Return lengths of which no two rows share one, with the whole length last."""
     batch, seqlen = case.sizes["B"], case.sizes["T"]
@@ -165,8 +211,34 @@ def _common(base: OpCase) -> list[OpCase]:
     ]
 
 
+def _norms(base: OpCase, *, large: float) -> list[OpCase]:
+    whole = {"ngroups": 1} if "ngroups" in base.attributes else {}
+    tails = (1, 7, 17, 33)
+    return [
+        base,
+        base.but("float16", "statistics in float32", dtype=torch.float16),
+        base.but("bfloat16", "fewest mantissa bits", dtype=torch.bfloat16),
+        base.but("batch_1", "no batch to hide a missing axis", sizes={"B": 1}),
+        base.but("batch_0", "nothing in, nothing out", sizes={"B": 0}),
+        replace(
+            base,
+            name=f"{base.op.torch_name}-step",
+            sizes={"B": 5, "D": 96},
+            why="one token a row: one leading axis",
+        ),
+        *(
+            base.but(f"dim_{dim}", "a vector tail", sizes={"D": dim}, attributes=whole)
+            for dim in tails
+        ),
+        base.but("epsilon", "it counts", attributes={"eps": 0.5}),
+        base.but("no_epsilon", "the mean square alone", attributes={"eps": 0.0}),
+        base.but("large", "squares near the end of float32", scale=large),
+        base.but("small", "nothing but epsilon", scale=1e-6),
+        base.but("corpus", _CORPUS, sizes={"B": 31, "T": 33, "D": 768}),
+    ]
+
+
 _SSD_CHUNK = _SSD.attributes["chunk_size"]
-_CORPUS = "the standard corpus of the tolerance table"
 _CANCELS = "log(1 + exp) without log1p loses three digits"
 _CLAMP = {"dt_min": 0.01, "dt_max": 0.05}
 
@@ -247,6 +319,30 @@ CASES: list[OpCase] = [
     _SSD_UPDATE.but("dt_near_11", "exp(-dt) still counts in float32", dt_scale=(10.2, 12.0)),
     _SSD_UPDATE.but("small_dt", _CANCELS, dt_scale=(1e-6, 1e-4)),
     _SSD_UPDATE.but("corpus", _CORPUS, sizes={"B": 257, "P": 8, "N": 16}),
+    *_norms(_ADD_NORM, large=1e17),
+    _ADD_NORM.but(
+        "float16_residual",
+        "the norm is that of the rounded sum",
+        dtype=torch.float16,
+        residual=torch.float16,
+    ),
+    _ADD_NORM.but(
+        "bfloat16_residual",
+        "the norm is that of the rounded sum",
+        dtype=torch.bfloat16,
+        residual=torch.bfloat16,
+    ),
+    *_norms(_GATED_NORM, large=1e8),
+    _GATED_NORM.but("one_group", "the whole row", attributes={"ngroups": 1}),
+    _GATED_NORM.but("norm_first", "the gate is not normed", attributes={"norm_before_gate": True}),
+    _GATED_NORM.but(
+        "norm_first_float16",
+        "16 bits in the other order",
+        dtype=torch.float16,
+        attributes={"norm_before_gate": True},
+    ),
+    _GATED_NORM.but("narrow", "groups shorter than a vector", sizes={"D": 15}),
+    _GATED_NORM.but("odd", "groups that begin anywhere", sizes={"D": 51}),
 ]
 
 ROWS: dict[str, OpCase] = {case.name: case for case in CASES}

@@ -22,8 +22,14 @@ from mamba_export.dtypes import DType
 from mamba_export.ops import PLUGIN_ATTRIBUTES, VERSION, Op
 from mamba_export.parity import oracle
 from mamba_export.parity.metrics import assert_close
-from mamba_export.parity.tolerances import EXACT, op_tolerance, state_tolerance
-from tests.ops.cases import OpCase
+from mamba_export.parity.tolerances import (
+    EXACT,
+    Tolerance,
+    op_tolerance,
+    residual_tolerance,
+    state_tolerance,
+)
+from tests.ops.cases import OpCase, lettered
 
 Array = npt.NDArray[Any]
 Route = Callable[[Sequence[Array]], list[Array]]
@@ -62,6 +68,8 @@ def graph(
     calls: Sequence[Mapping[str, Any]],
     dtype: DType,
     *,
+    residual: DType = DType.float32,
+    leading: str = "BT",
     opset: int = OPSET,
     sizes: Mapping[str, int] | None = None,
     contrib: bool = False,
@@ -72,16 +80,19 @@ def graph(
     Args:
         op: the op.
         calls: attributes of each node; the outputs of node 1 and on are numbered.
-        dtype: of the activations.
+        dtype: of the activations. residual: of the residual stream.
+        leading: letters of the leading axes, if the op has such.
         opset: ai.onnx version.
         sizes: static sizes of the inputs; None for symbolic ones.
         contrib: use the contrib mapping as the function body, for ``sizes``.
-        float32_io: the graph's own activations are float32, cast to and from ``dtype`` in it.
+        float32_io: the graph's own activations and residual stream are float32, cast to and from
+            their types in it.
     """
     domain = op.schema().domain
     outer_sizes = {} if sizes is None else sizes
     elements = {
         "io": dtype.onnx,
+        "residual": residual.onnx,
         "state": ir.DataType.FLOAT,
         "f32": ir.DataType.FLOAT,
         "i32": ir.DataType.INT32,
@@ -89,14 +100,15 @@ def graph(
 
     def value(spec: Any, name: str, element: ir.DataType) -> ir.Value:
         shape = []
-        for axis in spec.axes:
+        for axis in lettered(spec, leading):
             letter, _, less = axis.partition("-")
             known = letter in outer_sizes and letter not in "BT"
             shape.append(outer_sizes[letter] - int(less or 0) if known else axis.replace("-", "_"))
         return ir.Value(name=name, type=ir.TensorType(element), shape=ir.Shape(shape))
 
     def outer(spec: Any) -> ir.DataType:
-        return ir.DataType.FLOAT if float32_io and spec.element == "io" else elements[spec.element]
+        narrow = spec.element in ("io", "residual")
+        return ir.DataType.FLOAT if float32_io and narrow else elements[spec.element]
 
     inputs = [value(spec, spec.name, outer(spec)) for spec in op.inputs]
     nodes, outputs, functions = [], [], []
@@ -148,6 +160,8 @@ def runtime(
     attributes: Mapping[str, Any],
     dtype: DType,
     *,
+    residual: DType = DType.float32,
+    leading: str = "BT",
     opset: int = OPSET,
     sizes: Mapping[str, int] | None = None,
     contrib: bool = False,
@@ -157,11 +171,14 @@ def runtime(
     bfloat16 passes the runtime's boundary as float32, which holds it exactly.
     """
     wide = dtype is DType.bfloat16
+    types = {"io": dtype, "residual": residual}
     made = session(
         graph(
             op,
             [attributes],
             dtype,
+            residual=residual,
+            leading=leading,
             opset=opset,
             sizes=sizes,
             contrib=contrib,
@@ -173,12 +190,12 @@ def runtime(
     def run(inputs: Sequence[Array]) -> list[Array]:
         specs = list(zip(op.inputs, inputs, strict=True))
         feeds = {
-            s.name: value.astype(np.float32) if wide and s.element == "io" else value
+            s.name: value.astype(np.float32) if wide and s.element in types else value
             for s, value in specs
         }
         results = made.run(None, feeds)
         return [
-            value.astype(dtype.numpy) if s.element == "io" else value
+            value.astype(types[s.element].numpy) if s.element in types else value
             for s, value in zip(op.outputs, results, strict=True)
         ]
 
@@ -215,11 +232,12 @@ def agree(
     """Compare an op's outputs with other ones of the same inputs, where y is specified."""
     assert len(outputs) == len(reference) == len(op.outputs)
     by_name = {spec.name: value for spec, value in zip(op.inputs, inputs, strict=True)}
-    dtype = DType(str(by_name["x"].dtype))
-    for spec, ours, theirs in zip(op.outputs, outputs, reference, strict=True):
-        assert ours.dtype == (np.float32 if spec.element == "state" else dtype.numpy), spec.name
+    for spec, source, ours, theirs in zip(
+        op.outputs, op.output_sources, outputs, reference, strict=True
+    ):
+        assert ours.dtype == by_name[source].dtype, spec.name
         assert ours.shape == theirs.shape, (spec.name, ours.shape, theirs.shape)
-        limit = op_tolerance(op.torch_name, dtype) if spec.name == "y" else _state(op)
+        limit = tolerance(op, spec.name, DType(str(ours.dtype)))
         if spec.name == "y" and "seqlens" in by_name:
             valid = oracle.valid_tokens(by_name["seqlens"], ours.shape[1])
             ours, theirs = ours[valid], theirs[valid]
@@ -233,5 +251,9 @@ def agree(
             )
 
 
-def _state(op: Op) -> Any:
-    return state_tolerance(op.torch_name)
+def tolerance(op: Op, output: str, dtype: DType) -> Tolerance:
+    """Return the ceiling of an output that is of ``dtype``."""
+    element = next(spec.element for spec in op.outputs if spec.name == output)
+    if output == "y":
+        return op_tolerance(op.torch_name, dtype)
+    return residual_tolerance(dtype) if element == "residual" else state_tolerance(op.torch_name)

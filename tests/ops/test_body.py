@@ -45,10 +45,24 @@ _OLDER = [
 
 
 @functools.cache
-def _cached(op: str, attributes: tuple, dtype: DType, opset: int, sizes: tuple | None) -> Route:
-    chosen = dict(sizes) if sizes is not None else None
+def _cached(
+    op: str,
+    attributes: tuple,
+    dtype: DType,
+    residual: DType,
+    leading: str,
+    opset: int,
+    sizes: tuple | None,
+) -> Route:
     return runtime(
-        _OPS[op], dict(attributes), dtype, opset=opset, sizes=chosen, contrib=sizes is not None
+        _OPS[op],
+        dict(attributes),
+        dtype,
+        residual=residual,
+        leading=leading,
+        opset=opset,
+        sizes=dict(sizes) if sizes is not None else None,
+        contrib=sizes is not None,
     )
 
 
@@ -56,8 +70,16 @@ def route(case: OpCase, *, opset: int = OPSET, contrib: bool = False) -> Route:
     """Return the case's route; sessions are shared, because the graphs have symbolic sizes."""
     static = tuple((a, n) for a, n in case.sizes.items() if a not in "BT")
     attributes = tuple(case.attributes.items())
-    dtype = DType.from_torch(case.dtype)
-    return _cached(case.op.torch_name, attributes, dtype, opset, static if contrib else None)
+    types = case.elements()
+    return _cached(
+        case.op.torch_name,
+        attributes,
+        types["io"],
+        types["residual"],
+        case.leading,
+        opset,
+        static if contrib else None,
+    )
 
 
 def check(case: OpCase, inputs: list[Array], run: Route) -> None:
@@ -123,7 +145,14 @@ _EVALUATED = [case for case in CASES if not case.name.endswith(("corpus", "burst
 def test_body_in_the_reference_evaluator(case: OpCase) -> None:
     if case.name == "causal_conv1d-batch_0":
         pytest.skip("ONNX's evaluator cannot gather from an empty batch")
-    model = graph(case.op, [case.attributes], DType.from_torch(case.dtype))
+    types = case.elements()
+    model = graph(
+        case.op,
+        [case.attributes],
+        types["io"],
+        residual=types["residual"],
+        leading=case.leading,
+    )
     evaluator = ReferenceEvaluator(ir.to_proto(model))
 
     def run(inputs: list[Array]) -> list[Array]:
@@ -161,6 +190,8 @@ _OTHER: dict[str, dict[str, Any]] = {
     "selective_state_update": {"gated": False},
     "ssd_chunk_scan": {"dt_max": 0.02, "chunk_size": 5},
     "ssd_state_update": {"dt_max": 0.02},
+    "add_rms_norm": {"eps": 0.5},
+    "gated_rms_norm": {"norm_before_gate": True},
 }
 
 
@@ -178,7 +209,10 @@ def test_two_combinations_of_attributes_in_one_model(op: Op) -> None:
     assert not np.array_equal(results[0], results[width])
 
 
-_STEPS = ("causal_conv1d_update", "selective_state_update", "ssd_state_update", "selective_scan")
+_STEPS = (
+    *("causal_conv1d_update", "selective_state_update", "ssd_state_update", "selective_scan"),
+    *("add_rms_norm", "gated_rms_norm"),
+)
 
 
 @pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning", "ignore:invalid:RuntimeWarning")

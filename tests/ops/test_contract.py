@@ -17,13 +17,14 @@ from mamba_export.ops import (
     PLUGIN_ATTRIBUTES,
     VERSION,
     Op,
+    add_rms_norm,
     causal_conv1d,
     contract_table,
     selective_scan,
     ssd_chunk_scan,
 )
 from mamba_export.ops.contract import custom_op
-from tests.ops.cases import CASES, ROWS, OpCase
+from tests.ops.cases import CASES, ROWS, OpCase, lettered
 
 _ROOT = Path(__file__).parents[2]
 _NAMES = [op.torch_name for op in OPS]
@@ -53,7 +54,8 @@ def test_fake_shapes_are_the_real_ones(case: OpCase) -> None:
 @pytest.mark.parametrize("op", OPS, ids=_NAMES)
 def test_schema_is_the_contract(op: Op) -> None:
     schema = op.schema()
-    types = {"io": "T", "state": "S", "f32": "tensor(float)", "i32": "tensor(int32)"}
+    types = {"io": "T", "residual": "R", "state": "S"}
+    types |= {"f32": "tensor(float)", "i32": "tensor(int32)"}
     assert (schema.name, schema.domain, schema.since_version) == (op.name, DOMAIN, VERSION)
     for formal, spec in zip(
         (*schema.inputs, *schema.outputs), (*op.inputs, *op.outputs), strict=True
@@ -62,8 +64,10 @@ def test_schema_is_the_contract(op: Op) -> None:
         assert formal.option == onnx.defs.OpSchema.FormalParameterOption.Single
     allowed = {c.type_param_str: set(c.allowed_type_strs) for c in schema.type_constraints}
     assert allowed.pop("T") == {"tensor(float)", "tensor(float16)", "tensor(bfloat16)"}
-    has_state = any(spec.element == "state" for spec in op.inputs)
-    assert allowed == ({"S": {"tensor(float)"}} if has_state else {})
+    used = {spec.element for spec in op.inputs}
+    floats = {"tensor(float)", "tensor(float16)", "tensor(bfloat16)"}
+    expected = {"S": {"tensor(float)"}} if "state" in used else {}
+    assert allowed == expected | ({"R": floats} if "residual" in used else {})
     kinds = {bool: "INT", int: "INT", float: "FLOAT", str: "STRING"}
     declared = {s.name: (kinds[s.type], True) for s in op.attributes}
     declared |= dict.fromkeys(PLUGIN_ATTRIBUTES, ("STRING", False))
@@ -76,7 +80,9 @@ def test_outputs_name_inputs_of_their_shape(op: Op) -> None:
     for spec, source in zip(op.outputs, op.output_sources, strict=True):
         twin = next(s for s in op.inputs if s.name == source)
         assert (spec.element, spec.axes) == (twin.element, twin.axes)
-    assert op.outputs[1].name == f"{op.output_sources[1]}_out"
+    assert op.outputs[0].name == "y"
+    for output, source in zip(op.outputs[1:], op.output_sources[1:], strict=True):
+        assert output.name == f"{source}_out"
 
 
 class _OneOp(nn.Module):
@@ -97,8 +103,8 @@ def test_translation_gives_one_node_with_its_attributes(op: Op, kind: str) -> No
     if "T" in case.sizes:
         dims |= {1: torch.export.Dim("seqlen")}
     shapes = tuple(
-        {axis: dim for axis, dim in dims.items() if spec.axes[axis : axis + 1] == ("BT"[axis],)}
-        for spec in op.inputs
+        {axis: dim for axis, dim in dims.items() if axes[axis : axis + 1] == ("BT"[axis],)}
+        for axes in (lettered(spec, case.leading) for spec in op.inputs)
     )
     program = torch.export.export(_OneOp(case), inputs, dynamic_shapes=(shapes,))
     table = {getattr(torch.ops.mamba_export, op.torch_name).default: op.translation()}
@@ -218,6 +224,39 @@ _INVALID: dict[str, tuple[Op, str, Any, tuple[str, ...]]] = {
         "seqlens",
         lambda t: t.long(),
         ("input 'seqlens' must be int32, found int64",),
+    ),
+    "rank below that of the letters": (
+        add_rms_norm,
+        "delta",
+        lambda t: t[0, 0, 0],
+        ("AddRMSNorm: input 'delta' must have shape [...,D], found []",),
+    ),
+    "leading axes": (
+        add_rms_norm,
+        "delta",
+        lambda t: t[:, 1:],
+        ("input 'delta' has shape [5, 8, 96], so ... = [5, 8], but 'hidden' has ... = [5, 9]",),
+    ),
+    "number of leading axes": (
+        add_rms_norm,
+        "delta",
+        lambda t: t.flatten(0, 1),
+        ("input 'delta' has shape [45, 96], so ... = [45], but 'hidden' has ... = [5, 9]",),
+    ),
+    "axis after the leading ones": (
+        add_rms_norm,
+        "weight",
+        lambda t: t[1:],
+        ("input 'weight' has shape [95], so D = 95, but 'hidden' has D = 96",),
+    ),
+    "residual in another 16-bit type": (
+        add_rms_norm,
+        "hidden",
+        lambda t: t.half(),
+        (
+            "AddRMSNorm: input 'hidden' must be torch.float32 or, as 'delta' is, torch.float32, "
+            "found torch.float16",
+        ),
     ),
     "mixed activations": (
         selective_scan,

@@ -29,14 +29,22 @@ _OPS = {op.torch_name: op for op in OPS}
 
 
 @functools.cache
-def _cached(name: str, op: str, attributes: tuple[Any, ...], sizes: tuple[Any, ...]) -> Route:
+def _cached(
+    name: str,
+    op: str,
+    attributes: tuple[Any, ...],
+    dtype: DType,
+    residual: DType,
+    sizes: tuple[Any, ...],
+) -> Route:
     if name == "eager":
         return eager(_OPS[op], dict(attributes))
     contrib = name == "contrib"
     return runtime(
         _OPS[op],
         dict(attributes),
-        DType.float32,
+        dtype,
+        residual=residual,
         sizes=dict(sizes) if contrib else None,
         contrib=contrib,
     )
@@ -44,7 +52,8 @@ def _cached(name: str, op: str, attributes: tuple[Any, ...], sizes: tuple[Any, .
 
 def route(name: str, case: OpCase) -> Route:
     sizes = tuple((a, n) for a, n in case.sizes.items() if a not in "BT")
-    return _cached(name, case.op.torch_name, tuple(case.attributes.items()), sizes)
+    types, attributes = case.elements(), tuple(case.attributes.items())
+    return _cached(name, case.op.torch_name, attributes, types["io"], types["residual"], sizes)
 
 
 def operand(case: OpCase, inputs: Sequence[Array], name: str) -> Array:
@@ -248,6 +257,35 @@ def test_reverse_is_forward_on_the_flipped_rows(name: str, kind: str) -> None:
     ]
     y, state = route(name, forward)(mirrored)
     agree(case.op, inputs, route(name, case)(inputs), [flip(y), state])
+
+
+@pytest.mark.parametrize("name", ["eager", "body"])
+@pytest.mark.parametrize("kind", ["base", "float16", "float16_residual", "bfloat16_residual"])
+def test_the_norm_is_that_of_the_sum_as_returned(kind: str, name: str) -> None:
+    """A residual stream of 16 bits is rounded before its norm is taken."""
+    case = ROWS[f"add_rms_norm-{kind}"]
+    run, (hidden, delta, weight) = route(name, case), arrays(case)
+    y, total = run([hidden, delta, weight])
+    again, same = run([total, np.zeros_like(delta), weight])
+    assert again.tobytes() == y.tobytes()
+    assert same.tobytes() == total.tobytes()
+
+
+@pytest.mark.parametrize("name", ["eager", "body"])
+@pytest.mark.parametrize("first", [False, True])
+def test_a_group_of_a_norm_is_a_norm_of_its_own(first: bool, name: str) -> None:
+    case = ROWS["gated_rms_norm-base"]
+    case = replace(case, attributes={**case.attributes, "norm_before_gate": first})
+    groups, width = case.attributes["ngroups"], case.sizes["D"] // case.attributes["ngroups"]
+    inputs = arrays(case)
+    (whole,) = route(name, case)(inputs)
+    alone = replace(
+        case, sizes={**case.sizes, "D": width}, attributes={**case.attributes, "ngroups": 1}
+    )
+    for group in range(groups):
+        channels = slice(group * width, (group + 1) * width)
+        own = [np.ascontiguousarray(value[..., channels]) for value in inputs]
+        agree(case.op, own, [whole[..., channels]], route(name, alone)(own))
 
 
 @pytest.mark.parametrize("name", ["eager", "body"])

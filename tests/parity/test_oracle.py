@@ -263,6 +263,35 @@ def test_mamba2_is_mamba_with_one_decay_a_head() -> None:
     close(state.transpose(0, 1, 3, 2).reshape(2, dim, 5), same_state)
 
 
+@pytest.mark.parametrize("shape", [(7,), (2, 3, 12)])
+def test_add_rms_norm_is_torchs(shape: tuple[int, ...]) -> None:
+    hidden, delta, weight = draw(*shape), draw(*shape, seed=1), draw(shape[-1], seed=2)
+    y, total = oracle.add_rms_norm(hidden, delta, weight, eps=0.1)
+    summed, scale = torch.tensor(hidden + delta), torch.tensor(weight)
+    close(total, summed)
+    close(y, torch.nn.functional.rms_norm(summed, scale.shape, scale, 0.1))
+
+
+def test_the_norm_sees_the_residual_stream_as_it_is_stored() -> None:
+    hidden, delta = np.array([[1.0, 3.0]], np.float16), np.array([[2**-12, 0.0]])
+    y, total = oracle.add_rms_norm(hidden, delta, np.ones(2), eps=0.0)
+    close(y, hidden.astype(np.float64) / np.sqrt(5))
+    close(total, hidden + delta)
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("ngroups", [1, 3, 12])
+def test_gated_rms_norm_is_a_group_norm_without_a_mean(ngroups: int, first: bool) -> None:
+    x, z, weight = draw(2, 5, 12), draw(2, 5, 12, seed=1), draw(12)
+    (y,) = oracle.gated_rms_norm(x, z, weight, ngroups=ngroups, eps=0.1, norm_before_gate=first)
+    gate = torch.nn.functional.silu(torch.tensor(z))
+    value = torch.tensor(x) if first else torch.tensor(x) * gate
+    # Beside its negative, a group has no mean.
+    pairs = torch.stack([value, -value], dim=-1).reshape(10, 24)
+    normed = torch.nn.functional.group_norm(pairs, ngroups, eps=0.1)[:, ::2].reshape(2, 5, 12)
+    close(y, normed * torch.tensor(weight) * (gate if first else 1))
+
+
 def test_softplus_and_silu_at_the_ends() -> None:
     values = np.array([-800.0, -40.0, -1.0, 0.0, 1.0, 40.0, 800.0])
     close(oracle.softplus(values)[1:-1], np.log1p(np.exp(values[1:-1])))

@@ -16,7 +16,7 @@ _HIDDEN = ("model", "backbone")
 class ReadableNamesPass(ir.passes.InPlacePass):
     """Give the graph names that a reader can follow.
 
-    1. A node becomes ``/layers.3/mixer/in_proj/MatMul``: its module and its op, numbered from the
+    1. A node becomes ``/layers.3/mixer/out_proj/MatMul``: its module and its op, numbered from the
        second one of the same name on.
     2. A value becomes ``<node>_output_<i>``; graph inputs and outputs take the given names.
     3. Constants become ``<reader>_input_<i>``; parameters keep their names.
