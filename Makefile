@@ -10,7 +10,13 @@ ARGS ?=
 VENV := $(CURDIR)/.venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+LIBRARY := mamba_export/lib/libmamba_onnxruntime.so
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+# The native ops are built by a rule of their own, which compiles only what changed.
+EDITABLE := $(PIP) --config-settings=cmake.define.MAMBA_EXPORT_ONNXRUNTIME=OFF --editable
+
+# Where ONNX Runtime's headers are; what is not there is fetched from Debian.
+ONNXRUNTIME_ROOT ?= $(CURDIR)/build/onnxruntime
 
 export PIP_NO_CACHE_DIR := 1
 export HF_HOME := $(CURDIR)/build/huggingface
@@ -18,30 +24,51 @@ export XDG_CACHE_HOME := $(CURDIR)/build/cache
 export PATH := $(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format parity bench-export clean
+.PHONY: help venv plugins wheel demo test lint format parity bench-export bench-cpu llama-bench soak clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
-venv: $(STAMP) ## the environment .venv with everything installed
+venv: $(STAMP) $(LIBRARY) ## the environment .venv with everything installed
 
 # torch comes first and alone: whichever build of it the package index offers (or PIP_INDEX_URL,
 # PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS point to) is then kept by all that depends on it.
 $(STAMP): pyproject.toml constraints.txt CMakeLists.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) torch
-	$(PIP) --editable '.[dev]'
+	$(EDITABLE) '.[dev]'
 	touch $@
 
 $(STAMP)-bench: $(STAMP)
-	$(PIP) --editable '.[dev,bench]'
+	$(EDITABLE) '.[dev,bench]'
 	touch $@
 
-demo: $(STAMP) ## export both example models, run them in PyTorch and ONNX Runtime, compare
+plugins: $(LIBRARY) ## the native ops, libmamba_onnxruntime.so
+
+# Into the source tree, where an editable installation and `PYTHONPATH=.` find it.
+$(LIBRARY): $(shell find CMakeLists.txt cmake plugins -type f -not -path 'plugins/tests/*') \
+  | $(STAMP) $(ONNXRUNTIME_ROOT)
+	cmake -S . -B build/plugins -G Ninja -D MAMBA_EXPORT_ONNXRUNTIME=ON \
+	  -D ONNXRUNTIME_ROOT=$(ONNXRUNTIME_ROOT)
+	cmake --build build/plugins
+	cmake --install build/plugins --prefix . --strip
+	touch $@
+
+$(ONNXRUNTIME_ROOT):
+	cmake/fetch_onnxruntime_headers.sh $@
+
+wheel: $(STAMP) | $(ONNXRUNTIME_ROOT) ## a wheel with the native ops, in dist/
+	ONNXRUNTIME_ROOT=$(ONNXRUNTIME_ROOT) $(BIN)/python -m pip wheel --quiet --no-deps \
+	  --config-settings=cmake.define.MAMBA_EXPORT_ONNXRUNTIME=ON --wheel-dir dist .
+
+demo: venv ## export both example models, run them in PyTorch and ONNX Runtime, compare
 	$(BIN)/python -m examples.demo
 
-test: $(STAMP) ## all tests that need no GPU
+test: venv ## all tests that need no GPU
 	$(BIN)/pytest -n $(JOBS) $(ARGS)
+
+soak: venv ## the long tests: millions of op inputs, a million tokens, every seeded bug; an hour
+	$(BIN)/python -m tests.soak $(ARGS)
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check
@@ -52,11 +79,30 @@ format: $(STAMP) ## rewrite the sources in the house style
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-parity: $(STAMP) ## every family, dialect and length against transformers
+parity: venv ## every family, dialect and length against transformers
 	$(BIN)/python -m benchmarks --suite parity --check
 
-bench-export: $(STAMP)-bench ## time and memory of an export, against their limits
+bench-export: venv $(STAMP)-bench ## time and memory of an export, against their limits
 	$(BIN)/python -m benchmarks --suite export --check
 
+bench-cpu: venv $(STAMP)-bench ## speed, load and quality on this CPU, against others' programs
+	cmake -S . -B build/bench -G Ninja -D MAMBA_EXPORT_TESTS=ON -D MAMBA_EXPORT_ONNXRUNTIME=OFF
+	cmake --build build/bench --target kernel_bench
+	$(BIN)/python -m benchmarks --suite cpu --budget 540
+
+# From the source package of its Python binding, which holds a whole release of it.
+LLAMA := build/llama.cpp
+llama-bench: $(LLAMA)/bin/llama-bench ## llama.cpp's programs, which bench-cpu compares with; minutes
+
+$(LLAMA)/bin/llama-bench: | $(STAMP)
+	$(PIP) flit-core pathspec scikit-build-core
+	$(BIN)/python -m pip download --quiet --no-deps --no-build-isolation \
+	  --no-binary llama-cpp-python --dest $(LLAMA) 'llama-cpp-python==0.3.36'
+	mkdir -p $(LLAMA)/source
+	tar -xzf $(LLAMA)/llama_cpp_python-*.tar.gz -C $(LLAMA)/source --strip-components=1
+	cmake -S $(LLAMA)/source/vendor/llama.cpp -B $(LLAMA) -G Ninja -D CMAKE_BUILD_TYPE=Release \
+	  -D GGML_NATIVE=ON -D BUILD_SHARED_LIBS=OFF -D LLAMA_CURL=OFF -D LLAMA_BUILD_TESTS=OFF
+	cmake --build $(LLAMA) --target llama-bench llama-quantize
+
 clean: ## remove what was built, but not the environment
-	rm -rf build dist
+	rm -rf build dist mamba_export/lib

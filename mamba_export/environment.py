@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mamba_export
+from mamba_export.runtime.libraries import NAME, NativeLibrary, native_library
 
 # Name, lowest version that is known to work (None: any).
 _PACKAGES: tuple[tuple[str, str | None], ...] = (
@@ -90,6 +91,7 @@ class Environment:
     memory_bytes: int | None
     gpus: tuple[str, ...]
     packages: tuple[Package, ...]
+    native: NativeLibrary
     capabilities: tuple[Capability, ...]
 
 
@@ -105,6 +107,7 @@ def describe_environment() -> Environment:
         memory_bytes=_memory(),
         gpus=gpus,
         packages=tuple(packages.values()),
+        native=native_library(),
         capabilities=_capabilities(packages, gpus),
     )
 
@@ -137,6 +140,7 @@ def _capabilities(packages: dict[str, Package], gpus: tuple[str, ...]) -> tuple[
     return (
         needs("export to ONNX", f"torch {torch}", "mamba-export[export]", *_EXPORT),
         needs("run in ONNX Runtime, CPU", f"{ort} {packages[ort].version}", "onnxruntime", ort),
+        _native_ops(native_library()),
         needs("run the PyTorch model, CPU", f"torch {torch}", "mamba-export[export]", "torch"),
         needs("text prompts", "by tokenizers", "tokenizers", "tokenizers"),
         needs("checkpoints by hub id", "by huggingface_hub", "huggingface_hub", "huggingface_hub"),
@@ -163,6 +167,13 @@ def _mamba_ssm(packages: dict[str, Package], gpus: tuple[str, ...]) -> Capabilit
     if problem := packages["mamba-ssm"].problem:
         return Capability(name, False, problem, "pip install mamba-ssm")
     return Capability(name, True, f"on {gpus[0]}")
+
+
+def _native_ops(library: NativeLibrary) -> Capability:
+    name = "native ops in ONNX Runtime, CPU"
+    if library.problem is not None:
+        return Capability(name, False, f"{library.problem}; function bodies run", library.fix)
+    return Capability(name, True, f"{NAME}, {library.cpu_isa} kernels")
 
 
 def _devices(gpus: tuple[str, ...]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from mamba_export.checkpoint import Checkpoint, load_checkpoint
 from mamba_export.dtypes import DType
 from mamba_export.errors import ArtifactError, UnsupportedModelError
-from mamba_export.graph.artifact import Artifact, Manifest
+from mamba_export.graph.artifact import Artifact, Manifest, Quantization
+from mamba_export.runtime.libraries import NativeLibrary, native_library
 
 if TYPE_CHECKING:
     import onnx
@@ -35,10 +36,20 @@ class Memory:
 
 @dataclass(frozen=True)
 class GraphFacts:
-    """One ONNX graph: its nodes by op, functions not entered, and the functions it brings."""
+    """One ONNX graph.
+
+    Args:
+        name: its role.
+        nodes: how many of each op; functions are not entered.
+        routes: what runs each op in ONNX Runtime on this machine: that of
+            :meth:`NativeLibrary.route` for an op of ours, "ONNX Runtime" for any other.
+        functions: those it brings.
+        inputs, outputs: in its order.
+    """
 
     name: str
     nodes: dict[str, int]
+    routes: dict[str, str]
     functions: tuple[str, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -75,9 +86,11 @@ class ArtifactFacts:
         config: the family's config: every size of the model.
         dtypes: the weights of all graphs, each once.
         ops: version by op of our domain.
+        quantization: how the matrices are stored as integers, None where they are floats.
         parity_passed: what the manifest says, None if nothing was compared.
         files: sizes by name.
         hard_links: files with another name elsewhere, which some runtimes refuse.
+        native: the library of native kernels on this machine.
         verified: whether all files were hashed and match the manifest.
     """
 
@@ -87,6 +100,7 @@ class ArtifactFacts:
     layout: str
     dialect: str
     dtype: str
+    quantization: Quantization | None
     padded: bool
     io_names: str
     n_layer: int
@@ -100,6 +114,7 @@ class ArtifactFacts:
     graphs: tuple[GraphFacts, ...]
     files: dict[str, int]
     hard_links: tuple[str, ...]
+    native: NativeLibrary
     parity_passed: bool | None
     verified: bool
     memory: Memory
@@ -157,6 +172,7 @@ def describe_artifact(artifact: Artifact, *, verified: bool) -> ArtifactFacts:
     manifest = artifact.manifest
     sizes = {name: int(facts["size"]) for name, facts in sorted(manifest.files.items())}
     graphs = {role: _read(artifact, role, file) for role, file in manifest.graphs.items()}
+    library = native_library()
     return ArtifactFacts(
         path=str(artifact.path),
         family=manifest.family,
@@ -164,6 +180,7 @@ def describe_artifact(artifact: Artifact, *, verified: bool) -> ArtifactFacts:
         layout=str(manifest.source.get("layout")),
         dialect=manifest.dialect,
         dtype=manifest.dtype.value,
+        quantization=manifest.quantization,
         padded=manifest.padded,
         io_names=manifest.io_names.value,
         n_layer=manifest.n_layer,
@@ -174,9 +191,10 @@ def describe_artifact(artifact: Artifact, *, verified: bool) -> ArtifactFacts:
         dtypes=_weights(graphs.values()),
         ops=dict(manifest.ops),
         states=describe_states(manifest),
-        graphs=tuple(_graph(role, model) for role, model in graphs.items()),
+        graphs=tuple(_graph(role, model, manifest.ops, library) for role, model in graphs.items()),
         files=sizes,
         hard_links=tuple(n for n in sizes if (artifact.path / n).stat().st_nlink > 1),
+        native=library,
         parity_passed=None if manifest.parity is None else manifest.parity.get("passed") is True,
         verified=verified,
         memory=Memory(
@@ -250,10 +268,16 @@ def _total(sizes: Iterable[tuple[str, int]]) -> dict[str, int]:
 
 
 def _weights(graphs: Iterable[onnx.ModelProto]) -> tuple[DtypeFacts, ...]:
-    """Count what lies in the file of weights; types that no export writes are left out."""
+    """Count what lies in the file of weights, each place once.
+
+    Types that no export writes are left out.
+    """
     types = {int(dtype.onnx): dtype for dtype in DType}
     weights = {
-        tensor.name: (types[tensor.data_type], math.prod(tensor.dims))
+        frozenset((entry.key, entry.value) for entry in tensor.external_data): (
+            types[tensor.data_type],
+            math.prod(tensor.dims),
+        )
         for model in graphs
         for tensor in model.graph.initializer
         if tensor.external_data and tensor.data_type in types
@@ -261,13 +285,18 @@ def _weights(graphs: Iterable[onnx.ModelProto]) -> tuple[DtypeFacts, ...]:
     return _dtypes(weights.values())
 
 
-def _graph(name: str, model: onnx.ModelProto) -> GraphFacts:
+def _graph(
+    name: str, model: onnx.ModelProto, ops: Mapping[str, int], library: NativeLibrary
+) -> GraphFacts:
     graph = model.graph
     initializers = {tensor.name for tensor in graph.initializer}
-    counts = collections.Counter(_op(node.domain, node.op_type) for node in graph.node)
+    counts = collections.Counter((node.domain, node.op_type) for node in graph.node)
+    nodes = {_op(*op): count for op, count in counts.most_common()}
+    ours = {_op("mamba_export", op): library.route(op, version) for op, version in ops.items()}
     return GraphFacts(
         name,
-        dict(counts.most_common()),
+        nodes,
+        {op: ours.get(op, "ONNX Runtime") for op in nodes},
         tuple(sorted(_op(f.domain, f.name) for f in model.functions)),
         tuple(value.name for value in graph.input if value.name not in initializers),
         tuple(value.name for value in graph.output),

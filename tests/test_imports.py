@@ -21,12 +21,13 @@ BASE = ("mamba_export.errors", "mamba_export.dtypes")
 LAW = {
     "errors": (),
     "dtypes": ("mamba_export.errors",),
-    "environment": ("mamba_export",),  # its version
+    "environment": ("mamba_export", "mamba_export.runtime.libraries"),  # its version
     "inspection": (
         *BASE,
         "mamba_export.checkpoint.*",
         "mamba_export.graph.artifact",
         "mamba_export.models.*",
+        "mamba_export.runtime.libraries",
     ),
     "checkpoint": BASE,
     "ops": BASE,
@@ -46,6 +47,7 @@ LAW = {
     ),
     "graph.artifact": (*BASE, "mamba_export", "mamba_export.models.state"),
     "runtime": (*BASE, "mamba_export.graph.artifact", "mamba_export.models.state"),
+    "runtime.libraries": (*BASE, "mamba_export"),  # where it is
     "runtime.torch_session": (
         *BASE,
         "mamba_export.checkpoint.*",
@@ -58,6 +60,7 @@ LAW = {
         "mamba_export.checkpoint.*",
         "mamba_export.environment",  # a report says what it was measured on
         "mamba_export.graph.artifact",
+        "mamba_export.graph.read_weights",
         "mamba_export.models.state",
         "mamba_export.runtime.*",
     ),
@@ -69,8 +72,10 @@ TORCH_FREE = [
     "mamba_export.errors",
     "mamba_export.dtypes",
     "mamba_export.graph.artifact",
+    "mamba_export.graph.quantize",
     "mamba_export.models.state",
     "mamba_export.runtime.graph_check",
+    "mamba_export.runtime.libraries",
     "mamba_export.runtime.session",
     "mamba_export.runtime.ort_session",
     "mamba_export.runtime.generate",

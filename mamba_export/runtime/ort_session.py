@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 from typing_extensions import Self
 
 from mamba_export.dtypes import DType
 from mamba_export.errors import CapabilityError, SessionError
 from mamba_export.graph.artifact import Artifact
-from mamba_export.models.state import IoNames, StateSpec
+from mamba_export.models.state import NUM_LOGITS_TO_KEEP, IoNames, StateSpec
+from mamba_export.runtime.float_products import WEIGHTS_FOLDER, with_float_products
 from mamba_export.runtime.graph_check import check_graph, check_interface
+from mamba_export.runtime.libraries import NativeLibrary, NativeOpsWarning, native_library
 from mamba_export.runtime.session import (
     Array,
     Ids,
+    Logits,
     Result,
     State,
     check_arrays,
@@ -33,12 +39,18 @@ _ERROR = 3
 
 
 class OrtState:
-    """State tensors in ONNX Runtime's memory, in the graph's layout."""
+    """State tensors in ONNX Runtime's memory, in the graph's layout.
+
+    Attributes:
+        values: in the order of the manifest's states.
+        bound_step: a step that reads and overwrites these very values, once there was one.
+    """
 
     def __init__(self, artifact: Artifact, values: list[Any], batch: int) -> None:
         self._artifact = artifact
         self.values = values
         self.batch = batch
+        self.bound_step: _BoundStep | None = None
 
     def arrays(self) -> dict[str, Array]:
         """Copy the state out; see :class:`State`."""
@@ -52,13 +64,31 @@ class OrtState:
 class OrtSession:
     """The ONNX Runtime session; see :class:`mamba_export.runtime.session.Session`.
 
+    Args:
+        artifact: loaded.
+        threads: CPU threads; None leaves the choice to the runtime.
+        native: run our ops on the native kernels.
+        float_products: multiply with integer weights in float32, exactly and slowly, where the
+            graph lets the runtime round activations to int8.
+
+    Attributes:
+        native: the library whose kernels run our ops; None where function bodies do, or where the
+            graph has no ops of ours.
+
     Raises:
         CapabilityError: the CPU provider cannot run the artifact's dtype.
         TrustError, ArtifactError: a graph reads other files, or is not what the manifest says.
-        SessionError: ONNX Runtime cannot load the graph.
+        SessionError: ONNX Runtime cannot load the graph or the library of native ops.
     """
 
-    def __init__(self, artifact: Artifact, *, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        artifact: Artifact,
+        *,
+        threads: int | None = None,
+        native: bool = True,
+        float_products: bool = False,
+    ) -> None:
         import onnxruntime as ort
 
         manifest = artifact.manifest
@@ -76,21 +106,30 @@ class OrtSession:
         self.padded = manifest.padded
         self.states = manifest.states
         self.eos_token_ids = manifest.eos_token_ids
+        self.native = _native_library(artifact) if native and manifest.ops else None
         self._names = [spec.graph_names(manifest.io_names) for spec in manifest.states]
+        self._float_products = float_products
         options = ort.SessionOptions()
         options.log_severity_level = _ERROR
         if threads is not None:
             options.intra_op_num_threads = threads
+        if float_products:
+            options.add_session_config_entry(WEIGHTS_FOLDER, str(artifact.path))
+        if self.native is not None:
+            self.native.register(options, manifest.ops)
         self._model = self._load(ort, "model", options)
         self._step = self._load(ort, "step", options) if "step" in manifest.graphs else None
+        optional = {value.name for value in self._model.get_overridable_initializers()}
+        self._keeps_logits = NUM_LOGITS_TO_KEEP in optional
 
     def _load(self, ort: Any, role: str, options: ort.SessionOptions) -> ort.InferenceSession:
         path = self.artifact.graph(role)
         assert path is not None  # only roles of the manifest are loaded
         check_graph(self.artifact, path)
+        model = with_float_products(path) if self._float_products else str(path)
         try:
             session = ort.InferenceSession(
-                str(path), sess_options=options, providers=["CPUExecutionProvider"]
+                model, sess_options=options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:
             raise SessionError(
@@ -120,7 +159,13 @@ class OrtSession:
         return OrtState(self.artifact, values, batch)
 
     def prefill(
-        self, input_ids: Ids, state: State | None = None, *, attention_mask: Ids | None = None
+        self,
+        input_ids: Ids,
+        state: State | None = None,
+        *,
+        attention_mask: Ids | None = None,
+        logits: Logits = "all",
+        in_place: bool = False,
     ) -> Result:
         """See :meth:`Session.prefill`."""
         ids = check_ids(input_ids, self.artifact.manifest.padded_vocab_size, rank=2)
@@ -137,11 +182,20 @@ class OrtSession:
                     code="session.not_padded",
                     file=str(self.artifact.path),
                 )
-        return self._run(self._model, ids, state, mask)
+        result = self._run(self._model, ids, state, mask, keep=int(logits == "last"), into=in_place)
+        # A graph of an earlier version has no input for it.
+        return result if logits == "all" else Result(result.logits[:, -1:], result.state)
 
-    def step(self, input_ids: Ids, state: State) -> Result:
+    def step(self, input_ids: Ids, state: State, *, in_place: bool = False) -> Result:
         """See :meth:`Session.step`."""
         ids = check_ids(input_ids, self.artifact.manifest.padded_vocab_size, rank=1)[:, None]
+        check_batch(state, ids.shape[0])
+        if in_place and self._overwrites and isinstance(state, OrtState):
+            with _errors_of(self.artifact):
+                bound = state.bound_step
+                if bound is None or bound.session is not (self._step or self._model):
+                    bound = state.bound_step = self._bind_step(state)
+                return Result(bound.run(ids), state)
         mask = np.ones_like(ids) if self.padded and self._step is None else None
         logits, state = self._run(self._step or self._model, ids, state, mask)
         return Result(logits[:, 0], state)
@@ -162,35 +216,117 @@ class OrtSession:
     ) -> None:
         self.close()
 
+    @property
+    def _overwrites(self) -> bool:
+        """Whether every op reads its state before writing it, as our kernels do."""
+        return self.native is not None and self.artifact.manifest.io_names is IoNames.genai
+
+    def _bind_step(self, state: OrtState) -> _BoundStep:
+        ids = np.zeros((state.batch, 1), np.int64)
+        logits = np.empty((state.batch, 1, self.artifact.manifest.padded_vocab_size), np.float32)
+        session = self._step or self._model
+        mask = np.ones_like(ids) if self.padded and self._step is None else None
+        binding = self._bind(session, ids, state, mask, into=True)
+        binding.bind_ortvalue_output("logits", _ort_value(logits))
+        return _BoundStep(session, binding, ids, logits)
+
+    def _bind(
+        self,
+        session: ort.InferenceSession,
+        ids: Ids,
+        state: OrtState,
+        mask: Ids | None,
+        *,
+        into: bool,
+    ) -> ort.IOBinding:
+        """Bind all but the logits; ``into`` has the new states overwrite the old ones."""
+        binding = session.io_binding()
+        binding.bind_ortvalue_input("input_ids", _ort_value(ids))
+        if mask is not None:
+            binding.bind_ortvalue_input("attention_mask", _ort_value(mask))
+        for (past, present), value in zip(self._names, state.values, strict=True):
+            binding.bind_ortvalue_input(past, value)
+            if into:
+                binding.bind_ortvalue_output(present, value)
+            else:
+                # The runtime allocates it, so the state that went in stays a value of its own.
+                binding.bind_output(present, "cpu")
+        return binding
+
     def _run(
-        self, session: ort.InferenceSession, ids: Ids, state: State | None, mask: Ids | None
+        self,
+        session: ort.InferenceSession,
+        ids: Ids,
+        state: State | None,
+        mask: Ids | None,
+        *,
+        keep: int = 0,
+        into: bool = False,
     ) -> Result:
         batch = ids.shape[0]
         if state is None:
-            state = self.initial_state(batch)
+            state, into = self.initial_state(batch), True
         check_batch(state, batch)
         if not isinstance(state, OrtState):
             state = self.state_from_arrays(state.arrays())
-        binding = session.io_binding()
-        try:
-            binding.bind_ortvalue_input("input_ids", _ort_value(ids))
-            if mask is not None:
-                binding.bind_ortvalue_input("attention_mask", _ort_value(mask))
-            for (past, _), value in zip(self._names, state.values, strict=True):
-                binding.bind_ortvalue_input(past, value)
-            # The runtime allocates the outputs, so the state that went in stays a value of its own.
-            for name in ("logits", *(present for _, present in self._names)):
-                binding.bind_output(name, "cpu")
+        into = into and self._overwrites
+        with _errors_of(self.artifact):
+            binding = self._bind(session, ids, state, mask, into=into)
+            if keep and session is self._model and self._keeps_logits:
+                binding.bind_ortvalue_input(NUM_LOGITS_TO_KEEP, _ort_value(np.array(keep)))
+            binding.bind_output("logits", "cpu")
             session.run_with_iobinding(binding)
-        except Exception as error:
-            raise SessionError(
-                f"ONNX Runtime failed: {str(error).splitlines()[0]}",
-                "report it with `mamba-export inspect` of the artifact and `mamba-export env`",
-                code="session.run",
-                file=str(self.artifact.path),
-            ) from error
-        logits, *values = binding.get_outputs()
-        return Result(logits.numpy(), OrtState(self.artifact, values, batch))
+        *values, logits = binding.get_outputs()
+        return Result(logits.numpy(), state if into else OrtState(self.artifact, values, batch))
+
+
+class _BoundStep:
+    """A step whose buffers are bound once: binding them costs more than a small model's layer."""
+
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        binding: ort.IOBinding,
+        ids: Ids,
+        logits: npt.NDArray[np.float32],
+    ) -> None:
+        self.session = session
+        self._binding = binding
+        self._ids = ids
+        self._logits = logits
+
+    def run(self, ids: Ids) -> npt.NDArray[np.float32]:
+        """Advance the bound states by ids [B,1]; return a copy of the logits [B,V]."""
+        self._ids[:] = ids
+        self.session.run_with_iobinding(self._binding)
+        return self._logits[:, 0].copy()
+
+
+@contextlib.contextmanager
+def _errors_of(artifact: Artifact) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise SessionError(
+            f"ONNX Runtime failed: {str(error).splitlines()[0]}",
+            "report it with `mamba-export inspect` of the artifact and `mamba-export env`",
+            code="session.run",
+            file=str(artifact.path),
+        ) from error
+
+
+def _native_library(artifact: Artifact) -> NativeLibrary | None:
+    """Return the library of native ops; without one, say once what that means."""
+    library = native_library()
+    if library.problem is None:
+        return library
+    warnings.warn(
+        f"{artifact.path.name} runs on function bodies, correct but slow, because "
+        f"{library.problem}: {library.fix}",
+        NativeOpsWarning,
+        stacklevel=4,  # who called open_session
+    )
+    return None
 
 
 def _ort_value(array: Array) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +16,11 @@ from mamba_export.models.state import StateSpec
 
 Array = npt.NDArray[np.generic]
 Ids = npt.NDArray[np.int64]
+Logits = Literal["all", "last"]
 
 
 class State(Protocol):
-    """The recurrent state of a batch. It is a value: no call modifies it."""
+    """The recurrent state of a batch. It is a value: no call modifies it unless told to."""
 
     @property
     def batch(self) -> int:
@@ -30,7 +31,7 @@ class State(Protocol):
 
 
 class Result(NamedTuple):
-    """Logits, float32 [B,T,V] after a prefill and [B,V] after a step, and the state after them."""
+    """Logits, float32 [B,T,V] (or [B,1,V]) after a prefill, [B,V] after a step; and the state."""
 
     logits: npt.NDArray[np.float32]
     state: State
@@ -62,7 +63,13 @@ class Session(Protocol):
         """
 
     def prefill(
-        self, input_ids: Ids, state: State | None = None, *, attention_mask: Ids | None = None
+        self,
+        input_ids: Ids,
+        state: State | None = None,
+        *,
+        attention_mask: Ids | None = None,
+        logits: Logits = "all",
+        in_place: bool = False,
     ) -> Result:
         """Run a sequence, or a chunk of one that continues from ``state``.
 
@@ -71,6 +78,8 @@ class Session(Protocol):
             state: the state before it; None is the initial one.
             attention_mask: [B,T] of 0 and 1, where the session is ``padded``; the ones of a row
                 must be adjacent.
+            logits: of all tokens [B,T,V], or of the last [B,1,V], which is cheaper.
+            in_place: the state may be overwritten: it must not be used again.
 
         Raises:
             ArtifactError: a token id is out of range, or the state is of another batch.
@@ -78,8 +87,8 @@ class Session(Protocol):
             SessionError: the runtime failed.
         """
 
-    def step(self, input_ids: Ids, state: State) -> Result:
-        """Run one token a row: input_ids [B] int64. Raises as :meth:`prefill`."""
+    def step(self, input_ids: Ids, state: State, *, in_place: bool = False) -> Result:
+        """Run one token a row: input_ids [B] int64. ``in_place`` and raises as :meth:`prefill`."""
 
     def close(self) -> None:
         """Release the runtime's memory."""
@@ -100,6 +109,7 @@ def open_session(
     runtime: str = "onnxruntime",
     threads: int | None = None,
     verify: bool = False,
+    native: bool = True,
 ) -> Session:
     """Open a model to run it.
 
@@ -109,6 +119,8 @@ def open_session(
         threads: CPU threads; None leaves the choice to the runtime.
         verify: compare every file of an artifact with its manifest's sha256 first, about a second
             a gigabyte; without it names and sizes are compared.
+        native: run our ops on the native kernels of this package in ``onnxruntime``. Where they are
+            missing, a NativeOpsWarning says so and the function bodies of the graph run.
 
     Raises:
         UsageError: the runtime is unknown.
@@ -120,7 +132,7 @@ def open_session(
         from mamba_export.graph.artifact import Artifact
         from mamba_export.runtime.ort_session import OrtSession
 
-        return OrtSession(Artifact.load(path, verify=verify), threads=threads)
+        return OrtSession(Artifact.load(path, verify=verify), threads=threads, native=native)
     if runtime == "eager":
         from mamba_export.runtime.torch_session import TorchSession
 

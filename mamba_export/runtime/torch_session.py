@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,11 +13,13 @@ from typing_extensions import Self
 
 from mamba_export.checkpoint import Checkpoint, load_checkpoint
 from mamba_export.dtypes import DType
-from mamba_export.models import load_model
+from mamba_export.errors import ArtifactError
+from mamba_export.models import load_family, load_model
 from mamba_export.models.backbone import LanguageModel
 from mamba_export.runtime.session import (
     Array,
     Ids,
+    Logits,
     Result,
     State,
     check_arrays,
@@ -74,6 +76,37 @@ class TorchSession:
         checkpoint = source if isinstance(source, Checkpoint) else load_checkpoint(source)
         return cls(load_model(checkpoint, dtype))
 
+    @classmethod
+    def from_weights(
+        cls, family: str, config: dict[str, Any], weights: Iterable[tuple[str, Array]]
+    ) -> Self:
+        """Build a family's model in float32 on weights that do not come from a checkpoint.
+
+        Args:
+            family: of :data:`mamba_export.models.FAMILIES`.
+            config: as the manifest of an artifact has it.
+            weights: every parameter by name; the arrays are copied.
+
+        Raises:
+            ArtifactError: they are not the parameters of that model.
+        """
+        module = load_family(family)
+        model = module.build(module.Config.from_json(config), DType.float32)
+        missing = dict(model.named_parameters())
+        for name, array in weights:
+            like = missing.pop(name, None)
+            if like is None or tuple(like.shape) != array.shape:
+                raise _other_weights(name, "absent" if like is None else [*like.shape])
+            tensor = torch.from_numpy(np.array(array, np.float32))
+            owner, _, attribute = name.rpartition(".")
+            parameter = torch.nn.Parameter(tensor, requires_grad=False)
+            setattr(model.get_submodule(owner), attribute, parameter)
+        if missing:
+            name, like = next(iter(missing.items()))
+            raise _other_weights(name, [*like.shape])
+        model.tie_weights()
+        return cls(model.eval())
+
     def initial_state(self, batch: int) -> TorchState:
         """Return zeros."""
         tensors = [torch.zeros(batch, *s.shape, dtype=s.dtype.torch) for s in self.states]
@@ -86,15 +119,22 @@ class TorchSession:
         return TorchState(self._names, tensors)
 
     def prefill(
-        self, input_ids: Ids, state: State | None = None, *, attention_mask: Ids | None = None
+        self,
+        input_ids: Ids,
+        state: State | None = None,
+        *,
+        attention_mask: Ids | None = None,
+        logits: Logits = "all",
+        in_place: bool = False,
     ) -> Result:
-        """See :meth:`Session.prefill`."""
+        """See :meth:`Session.prefill`; the state is never overwritten."""
         ids = check_ids(input_ids, self.model.config.padded_vocab_size, rank=2)
         mask = None if attention_mask is None else check_mask(attention_mask, ids.shape)
-        return self._run(ids, state, mask, step=False)
+        result = self._run(ids, state, mask, step=False)
+        return result if logits == "all" else Result(result.logits[:, -1:], result.state)
 
-    def step(self, input_ids: Ids, state: State) -> Result:
-        """See :meth:`Session.step`."""
+    def step(self, input_ids: Ids, state: State, *, in_place: bool = False) -> Result:
+        """See :meth:`Session.step`; the state is never overwritten."""
         ids = check_ids(input_ids, self.model.config.padded_vocab_size, rank=1)
         logits, state = self._run(ids[:, None], state, None, step=True)
         return Result(logits[:, 0], state)
@@ -125,6 +165,17 @@ class TorchSession:
                 torch.from_numpy(ids), state.tensors, attention_mask, step=step
             )
         return Result(logits.numpy(), TorchState(self._names, tensors))
+
+
+def _other_weights(name: str, expected: object) -> ArtifactError:
+    return ArtifactError(
+        "the weights are not those of the model that the manifest describes",
+        "export the checkpoint again",
+        code="artifact.weights",
+        tensor=name,
+        expected=expected,
+        found="another shape, or nothing",
+    )
 
 
 def _to_numpy(tensor: torch.Tensor) -> Array:

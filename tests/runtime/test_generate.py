@@ -58,19 +58,22 @@ class ToySession:
         state: ToyState | None = None,
         *,
         attention_mask: np.ndarray | None = None,
+        logits: str = "all",
+        in_place: bool = False,
     ) -> ToyResult:
         assert input_ids.dtype == np.int64
+        keep = slice(-1, None) if logits == "last" else slice(None)
         assert attention_mask is None or self.padded
         self.prefills.append(input_ids.shape)
         mask = np.ones_like(input_ids) if attention_mask is None else attention_mask
         value = (state or self.initial_state(len(input_ids))).value
-        logits = []
+        rows = []
         for position in range(input_ids.shape[1]):
             value = np.where(mask[:, position], self._next(value, input_ids[:, position]), value)
-            logits.append(self._logits(value))
-        return ToyResult(np.stack(logits, axis=1), ToyState(value))
+            rows.append(self._logits(value))
+        return ToyResult(np.stack(rows, axis=1)[:, keep], ToyState(value))
 
-    def step(self, input_ids: np.ndarray, state: ToyState) -> ToyResult:
+    def step(self, input_ids: np.ndarray, state: ToyState, *, in_place: bool = False) -> ToyResult:
         assert input_ids.shape == (state.batch,)
         self.steps.append(state.batch)
         value = self._next(state.value, input_ids)

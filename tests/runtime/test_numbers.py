@@ -196,7 +196,8 @@ def test_other_tools_names_and_layouts_give_the_same_numbers(
     ids = prompt(9)
     path = exports(name, io_names=io_names)
     assert not (path / "genai_config.json").exists()
-    with open_session(exports(name), threads=1) as ours, open_session(path, threads=1) as theirs:
+    route = {"threads": 1, "native": False}  # as the bare runtime at the end
+    with open_session(exports(name), **route) as ours, open_session(path, **route) as theirs:
         first, second = ours.prefill(ids), theirs.prefill(ids)
         assert_same(outputs(*second), outputs(*first), EXACT)
         assert_same(

@@ -87,6 +87,64 @@ def test_no_call_modifies_a_state_or_its_inputs(session: Session) -> None:
     assert not equal(copies(branches[0].state), before)
 
 
+def test_in_place_gives_the_same_numbers(session: Session) -> None:
+    tokens = [np.array([7, 8]), np.array([9, 1]), np.array([2, 2])]
+    kept = session.prefill(IDS)
+    # The state goes in as another call's: it must not be that of `kept` which is overwritten.
+    given = session.state_from_arrays(session.initial_state(2).arrays())
+    result = session.prefill(IDS, given, in_place=True)
+    before = copies(kept.state)
+    for token in tokens:
+        one, result = (
+            session.step(token, kept.state),
+            session.step(token, result.state, in_place=True),
+        )
+        assert np.array_equal(one.logits, result.logits)
+        assert equal(copies(one.state), copies(result.state))
+        assert equal(copies(kept.state), before)
+        kept = one
+        before = copies(kept.state)
+
+
+def test_logits_of_an_earlier_step_in_place_stay(session: Session) -> None:
+    first = session.step(np.array([7, 8]), session.prefill(IDS).state, in_place=True)
+    logits = first.logits.copy()
+    session.step(np.array([1, 2]), first.state, in_place=True)
+    assert np.array_equal(first.logits, logits)
+
+
+def test_one_state_in_the_hands_of_two_sessions(exports: Exports) -> None:
+    """A step that is bound to a state belongs to its own session."""
+    one, other = (open_session(exports("mamba2", step=step), threads=1) for step in (True, False))
+    state = one.step(np.array([7, 8]), one.prefill(IDS).state, in_place=True).state
+    expected = one.step(np.array([1, 2]), state).logits
+    moved = other.step(np.array([1, 2]), state, in_place=True).logits
+    np.testing.assert_allclose(moved, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_the_last_logits_are_the_last_of_all(padded: bool, exports: Exports) -> None:
+    with open_session(exports("mamba2", padded=padded), threads=1) as session:
+        whole, last = session.prefill(IDS), session.prefill(IDS, logits="last")
+        assert last.logits.shape == (2, 1, 101)
+        np.testing.assert_allclose(last.logits, whole.logits[:, -1:], rtol=1e-5, atol=1e-5)
+        assert equal(copies(last.state), copies(whole.state))
+
+
+def test_the_graph_computes_the_logits_it_is_asked_for(exports: Exports) -> None:
+    """A runtime that does not know the input gets all of them."""
+    import onnxruntime
+
+    raw = onnxruntime.InferenceSession(exports("mamba2") / "model.onnx")
+    feeds = {v.name: np.zeros([2, *v.shape[1:]], np.float32) for v in raw.get_inputs()[1:]}
+    feeds["input_ids"] = IDS
+    whole = raw.run(["logits"], feeds)[0]
+    assert whole.shape == (2, 5, 101)
+    for keep in (1, 3):
+        kept = raw.run(["logits"], feeds | {"num_logits_to_keep": np.array(keep)})[0]
+        np.testing.assert_allclose(kept, whole[:, -keep:], rtol=1e-5, atol=1e-5)
+
+
 def test_arrays_are_copies_out_and_in(session: Session) -> None:
     state = session.prefill(IDS).state
     before = copies(state)

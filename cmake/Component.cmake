@@ -1,0 +1,40 @@
+# Libraries that are built if what they need is there.
+
+# mamba_export_component(NAME library [variable reason]...)
+#
+# Reads MAMBA_EXPORT_<NAME>: AUTO builds the library if every variable is true, ON fails if one is
+# not, OFF does not build it. Sets MAMBA_EXPORT_BUILD_<NAME>.
+function(mamba_export_component name library)
+  set(wanted "${MAMBA_EXPORT_${name}}")
+  set(build TRUE)
+  set(state "built")
+  if(NOT wanted MATCHES "^(AUTO|ON|OFF)$")
+    message(FATAL_ERROR "MAMBA_EXPORT_${name} must be AUTO, ON or OFF, found '${wanted}'")
+  elseif(wanted STREQUAL "OFF")
+    set(build FALSE)
+    set(state "not built: MAMBA_EXPORT_${name} is OFF")
+  else()
+    set(needs ${ARGN})
+    while(build AND needs)
+      list(POP_FRONT needs variable reason)
+      if(NOT ${variable})
+        set(build FALSE)
+        set(state "not built: ${reason}")
+      endif()
+    endwhile()
+    if(NOT build AND wanted STREQUAL "ON")
+      message(FATAL_ERROR "MAMBA_EXPORT_${name} is ON, but ${library} cannot be built: ${reason}")
+    endif()
+  endif()
+  set(MAMBA_EXPORT_BUILD_${name} ${build} PARENT_SCOPE)
+  set_property(GLOBAL APPEND PROPERTY MAMBA_EXPORT_SUMMARY "${library}: ${state}")
+endfunction()
+
+# Says what will be built, and what will not and why.
+function(mamba_export_summary)
+  get_property(lines GLOBAL PROPERTY MAMBA_EXPORT_SUMMARY)
+  message(STATUS "mamba-export ${CMAKE_BUILD_TYPE}:")
+  foreach(line IN LISTS lines)
+    message(STATUS "  ${line}")
+  endforeach()
+endfunction()

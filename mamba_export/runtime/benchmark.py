@@ -1,0 +1,212 @@
+"""Measure an artifact: load, prefill, decode, memory, and decode's traffic against the memory's."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from mamba_export.graph.artifact import Artifact
+from mamba_export.runtime.bandwidth import read_bandwidth
+from mamba_export.runtime.ort_session import OrtSession
+from mamba_export.runtime.session import Ids, Logits, Session
+
+_WARM_STEPS = 8
+_MOST_PREFILLS = 100
+# These read the rows they are asked for; every other node reads an initializer whole.
+_GATHERS = {"Gather", "GatherBlockQuantized"}
+
+
+@dataclass(frozen=True)
+class PrefillSpeed:
+    """Prefills of ``seqlen`` tokens a row."""
+
+    seqlen: int
+    tokens_per_second: float
+    """Of all rows together, by the median."""
+    seconds: tuple[float, ...]
+    """Of each prefill."""
+
+
+@dataclass(frozen=True)
+class DecodeSpeed:
+    """Greedy steps of one token a row, the choice of the token included."""
+
+    tokens_per_second: float
+    """Of all rows together, by the median."""
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    seconds: tuple[float, ...]
+    """Of each step."""
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Memory that a step must move, and how fast it did, against what this machine can read."""
+
+    weight_bytes: int
+    """Every initializer of the graph once; of an embedding that is only looked up, the rows."""
+    state_bytes: int
+    """The state, read and written."""
+    bytes_per_token: float
+    bytes_per_second: float
+    """At the median step."""
+    read_bandwidth: float
+    """Bytes a second, measured with as many threads."""
+    share: float
+    """Of the bandwidth; a model that fits a cache can pass 1."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What :func:`benchmark` measured; memory is this process's, None where it is not known."""
+
+    path: str
+    batch: int
+    threads: int | None
+    kernels: str | None
+    """Instruction set of our kernels; None where function bodies or other ops run."""
+    load_seconds: float
+    prefill: tuple[PrefillSpeed, ...]
+    decode: DecodeSpeed
+    traffic: Traffic
+    loaded_bytes: int | None
+    """Resident when the session was open."""
+    peak_bytes: int | None
+    """Resident at most."""
+
+
+def benchmark(
+    path: str | Path,
+    *,
+    prefill: Sequence[int] = (64, 512, 2048),
+    decode: int = 128,
+    batch: int = 1,
+    threads: int | None = None,
+    native: bool = True,
+    logits: Logits = "last",
+    seconds: float = 20.0,
+    seed: int = 0,
+) -> Benchmark:
+    """Measure an artifact in ONNX Runtime, on random token ids.
+
+    Args:
+        path: the artifact.
+        prefill: lengths to measure, each 1 or more.
+        decode: steps to measure, 1 or more, after the first prompt; no token ends them.
+        batch: rows of every prefill and step.
+        threads: of the runtime; None leaves the choice to it.
+        native: as in :func:`mamba_export.runtime.session.open_session`.
+        logits: what a prefill returns: those of the last token, as text needs, or of all.
+        seconds: time to spend, in equal parts on each length and on decode. Each is run once
+            untimed and once timed whatever that takes.
+        seed: of the token ids.
+
+    Raises:
+        MissingInputError, ArtifactError, CapabilityError, SessionError: it cannot be run.
+    """
+    import onnxruntime  # noqa: F401  # so that its import is not measured as part of the load
+
+    start = time.perf_counter()
+    artifact = Artifact.load(path)
+    session = OrtSession(artifact, threads=threads, native=native)
+    load_seconds = time.perf_counter() - start
+    with session:
+        loaded, _ = _memory()
+        share = seconds / (len(prefill) + 1)
+        random = np.random.default_rng(seed)
+        prompts = [random.integers(0, session.vocab_size, (batch, length)) for length in prefill]
+        prefills = tuple(_prefill(session, prompt, logits, share) for prompt in prompts)
+        speed = _decode(session, prompts[0], decode, share)
+        _, peak = _memory()
+    # Last, because its buffer would count as memory of the model.
+    bandwidth = read_bandwidth(threads)
+    return Benchmark(
+        path=str(path),
+        batch=batch,
+        threads=threads,
+        kernels=session.native.cpu_isa if session.native else None,
+        load_seconds=load_seconds,
+        prefill=prefills,
+        decode=speed,
+        traffic=_traffic(artifact, batch, speed, bandwidth),
+        loaded_bytes=loaded,
+        peak_bytes=peak,
+    )
+
+
+def percentile(samples: Sequence[float], percent: float) -> float:
+    """Return a percentile, interpolated between the two samples around it."""
+    return float(np.percentile(samples, percent))
+
+
+def weight_bytes(graph: Path, batch: int) -> int:
+    """Return the bytes of a graph's initializers that one step of ``batch`` rows reads."""
+    total = 0.0
+    for value in ir.load(graph).graph.initializers.values():
+        tensor = value.const_value
+        assert tensor is not None  # an initializer has a value
+        gathered = {use.node.op_type for use in value.uses()} <= _GATHERS
+        rows = tensor.shape[0] if len(tensor.shape) else 1
+        assert isinstance(rows, int)
+        total += tensor.nbytes * (min(batch / rows, 1) if gathered else 1)
+    return round(total)
+
+
+def _prefill(session: Session, prompt: Ids, logits: Logits, seconds: float) -> PrefillSpeed:
+    samples = _timed(lambda: session.prefill(prompt, logits=logits), seconds, _MOST_PREFILLS)
+    return PrefillSpeed(prompt.shape[1], prompt.size / percentile(samples, 50), samples)
+
+
+def _decode(session: Session, prompt: Ids, steps: int, seconds: float) -> DecodeSpeed:
+    logits, state = session.prefill(prompt, logits="last")
+    tokens = logits[:, 0, : session.vocab_size].argmax(-1)
+
+    def step() -> None:
+        nonlocal tokens, state
+        logits, state = session.step(tokens, state, in_place=True)
+        tokens = logits[:, : session.vocab_size].argmax(-1)
+
+    for _ in range(_WARM_STEPS):
+        step()
+    samples = _timed(step, seconds, steps)
+    p50, p90, p99 = (1e3 * percentile(samples, percent) for percent in (50, 90, 99))
+    return DecodeSpeed(1e3 * len(prompt) / p50, p50, p90, p99, samples)
+
+
+def _timed(run: Callable[[], object], seconds: float, most: int) -> tuple[float, ...]:
+    """Run once untimed, then until the seconds or the samples are used up."""
+    run()
+    samples: list[float] = []
+    while len(samples) < most and (not samples or sum(samples) < seconds):
+        start = time.perf_counter()
+        run()
+        samples.append(time.perf_counter() - start)
+    return tuple(samples)
+
+
+def _traffic(artifact: Artifact, batch: int, decode: DecodeSpeed, bandwidth: float) -> Traffic:
+    graph = artifact.graph("step") or artifact.graph("model")
+    assert graph is not None  # every artifact has a model
+    weights = weight_bytes(graph, batch)
+    states = artifact.manifest.states
+    elements = sum(int(np.prod(spec.shape)) * spec.dtype.itemsize for spec in states)
+    state = 2 * batch * elements
+    speed = (weights + state) / (decode.p50_ms / 1e3)
+    return Traffic(weights, state, (weights + state) / batch, speed, bandwidth, speed / bandwidth)
+
+
+def _memory() -> tuple[int | None, int | None]:
+    """Return the resident bytes of this process, now and at most so far."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return None, None
+    now, most = (re.search(rf"^{name}:\s+(\d+) kB", status, re.M) for name in ("VmRSS", "VmHWM"))
+    return (int(now[1]) * 1024 if now else None), (int(most[1]) * 1024 if most else None)

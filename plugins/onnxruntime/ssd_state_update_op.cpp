@@ -1,0 +1,33 @@
+#include "custom_op.h"
+#include "ssd_chunk_scan.h"
+
+namespace mamba_export::ort {
+namespace {
+
+struct SSDStateUpdate {
+  using Params = SSDStateUpdateParams;
+  static constexpr const char* kName = "SSDStateUpdate";
+  static constexpr auto kRun = ssd_state_update_cpu;
+
+  static void read(Attributes& node, Params& params) {
+    params.dt_softplus = node.boolean("dt_softplus");
+    params.dt_min = node.real("dt_min");
+    params.dt_max = node.real("dt_max");
+  }
+
+  static void resize(const Sizes& size, Params& params) {
+    params.batch = size['B'];
+    params.nheads = size['H'];
+    params.headdim = size['P'];
+    params.dstate = size['N'];
+    params.ngroups = size['G'];
+  }
+};
+
+}  // namespace
+
+const OrtCustomOp* make_ssd_state_update(const OrtApi* api, Types types) {
+  return new CpuOp<SSDStateUpdate>(api, types);
+}
+
+}  // namespace mamba_export::ort

@@ -1,0 +1,333 @@
+#include "op_case.h"
+
+#include <algorithm>
+#include <map>
+#include <sstream>
+#include <stdexcept>
+
+namespace mamba_export::testing {
+namespace {
+
+Kind kind_of(const std::string& op) {
+  static const std::map<std::string, Kind> kKinds = {
+      {"CausalConv1d", Kind::kConv},       {"CausalConv1dUpdate", Kind::kConv},
+      {"SelectiveScan", Kind::kSelective}, {"SelectiveStateUpdate", Kind::kSelective},
+      {"SSDChunkScan", Kind::kSSD},        {"SSDStateUpdate", Kind::kSSD},
+      {"AddRMSNorm", Kind::kAddNorm},      {"GatedRMSNorm", Kind::kGatedNorm},
+  };
+  const auto found = kKinds.find(op);
+  if (found == kKinds.end()) throw std::runtime_error("these tests do not know the op " + op);
+  return found->second;
+}
+
+// Any leading axes are rows here.
+std::string lettered(const std::string& axes) {
+  return axes.compare(0, 3, "...") == 0 ? "R" + axes.substr(3) : axes;
+}
+
+std::vector<OpSpec> read_contract() {
+  std::vector<OpSpec> ops;
+#define MAMBA_EXPORT_OP(op, function, version) ops.push_back({#op, kind_of(#op), {}, {}});
+#define MAMBA_EXPORT_INPUT(op, name, element, axes) \
+  ops.back().inputs.push_back({#name, #element, lettered(axes)});
+#define MAMBA_EXPORT_OUTPUT(op, name, element, axes) \
+  ops.back().outputs.push_back({#name, #element, lettered(axes)});
+#define MAMBA_EXPORT_ATTRIBUTE(op, name, kind)
+#include "op_contract.inc"
+#undef MAMBA_EXPORT_OP
+#undef MAMBA_EXPORT_INPUT
+#undef MAMBA_EXPORT_OUTPUT
+#undef MAMBA_EXPORT_ATTRIBUTE
+  return ops;
+}
+
+std::vector<std::int64_t> shape(const OperandSpec& spec, const Sizes& size) {
+  std::vector<std::int64_t> sizes;
+  std::istringstream axes(spec.axes);
+  for (std::string axis; std::getline(axes, axis, ',');) {
+    const std::int64_t less = axis.size() > 1 ? std::stoi(axis.substr(2)) : 0;  // K-1
+    sizes.push_back(size[axis[0]] - less);
+  }
+  return sizes;
+}
+
+bool starts_with(const std::string& text, const std::string& start) {
+  return text.compare(0, start.size(), start) == 0;
+}
+
+// Operands by name, for the functions below.
+class Operands {
+ public:
+  Operands(const OpSpec& op, const std::vector<void*>& pointers) {
+    std::size_t next = 0;
+    for (const auto* specs : {&op.inputs, &op.outputs}) {
+      for (const OperandSpec& spec : *specs) by_name_[spec.name] = pointers[next++];
+    }
+  }
+  void* operator()(const char* name) const { return by_name_.at(name); }
+  float* f32(const char* name) const { return static_cast<float*>(by_name_.at(name)); }
+  const std::int32_t* seqlens() const {
+    return static_cast<const std::int32_t*>(by_name_.at("seqlens"));
+  }
+
+ private:
+  std::map<std::string, void*> by_name_;
+};
+
+template <class P>
+P conv_params(const Case& c, const Operands& at) {
+  P p;
+  p.batch = c.size['B'];
+  p.channels = c.size['C'];
+  p.width = c.size['K'];
+  p.silu = c.silu;
+  p.type = c.type;
+  p.x = at("x");
+  p.weight = at("weight");
+  p.bias = at("bias");
+  p.conv_state = at("conv_state");
+  p.y = at("y");
+  p.conv_state_out = at("conv_state_out");
+  return p;
+}
+
+// What Mamba's and Mamba-2's recurrences share.
+template <class P>
+P recurrence_params(const Case& c, const Operands& at) {
+  P p;
+  p.batch = c.size['B'];
+  p.dstate = c.size['N'];
+  p.ngroups = c.size['G'];
+  p.dt_softplus = c.dt_softplus;
+  p.type = c.type;
+  p.x = at("x");
+  p.dt = at("dt");
+  p.A = at.f32("A");
+  p.B = at("B");
+  p.C = at("C");
+  p.D = at.f32("D");
+  p.dt_bias = at.f32("dt_bias");
+  p.ssm_state = at.f32("ssm_state");
+  p.y = at("y");
+  p.ssm_state_out = at.f32("ssm_state_out");
+  return p;
+}
+
+template <class P>
+P selective_params(const Case& c, const Operands& at) {
+  P p = recurrence_params<P>(c, at);
+  p.dim = c.size['D'];
+  p.gated = c.gated;
+  p.z = at("z");
+  return p;
+}
+
+template <class P>
+P ssd_params(const Case& c, const Operands& at) {
+  P p = recurrence_params<P>(c, at);
+  p.nheads = c.size['H'];
+  p.headdim = c.size['P'];
+  p.dt_min = c.dt_min;
+  p.dt_max = c.dt_max;
+  return p;
+}
+
+AddRMSNormParams add_norm_params(const Case& c, const Operands& at) {
+  AddRMSNormParams p;
+  p.rows = c.size['R'];
+  p.dim = c.size['D'];
+  p.eps = c.eps;
+  p.type = c.type;
+  p.residual = c.residual;
+  p.hidden = at("hidden");
+  p.delta = at("delta");
+  p.weight = at.f32("weight");
+  p.y = at("y");
+  p.hidden_out = at("hidden_out");
+  return p;
+}
+
+GatedRMSNormParams gated_norm_params(const Case& c, const Operands& at) {
+  GatedRMSNormParams p;
+  p.rows = c.size['R'];
+  p.dim = c.size['D'];
+  p.ngroups = c.size['G'];
+  p.eps = c.eps;
+  p.norm_before_gate = c.norm_before_gate;
+  p.type = c.type;
+  p.x = at("x");
+  p.z = at("z");
+  p.weight = at.f32("weight");
+  p.y = at("y");
+  return p;
+}
+
+template <class P>
+P over_time(P p, const Case& c, const Operands& at) {
+  p.seqlen = c.size['T'];
+  p.seqlens = at.seqlens();
+  return p;
+}
+
+struct Runner {
+  const CpuKernels& kernels;
+  const ParallelFor& parallel_for;
+
+  void operator()(const CausalConv1dParams& p) const { kernels.causal_conv1d(p, parallel_for); }
+  void operator()(const CausalConv1dUpdateParams& p) const {
+    kernels.causal_conv1d_update(p, parallel_for);
+  }
+  void operator()(const SelectiveScanParams& p) const { kernels.selective_scan(p, parallel_for); }
+  void operator()(const SelectiveStateUpdateParams& p) const {
+    kernels.selective_state_update(p, parallel_for);
+  }
+  void operator()(const SSDChunkScanParams& p) const { kernels.ssd_chunk_scan(p, parallel_for); }
+  void operator()(const SSDStateUpdateParams& p) const {
+    kernels.ssd_state_update(p, parallel_for);
+  }
+  void operator()(const AddRMSNormParams& p) const { kernels.add_rms_norm(p, parallel_for); }
+  void operator()(const GatedRMSNormParams& p) const { kernels.gated_rms_norm(p, parallel_for); }
+};
+
+}  // namespace
+
+const std::vector<OpSpec>& contract() {
+  static const std::vector<OpSpec> ops = read_contract();
+  return ops;
+}
+
+const OpSpec& op_named(const std::string& name) {
+  for (const OpSpec& op : contract()) {
+    if (op.name == name) return op;
+  }
+  throw std::runtime_error("the contract has no op " + name);
+}
+
+bool Case::has(char axis) const {
+  return std::any_of(op->inputs.begin(), op->inputs.end(), [=](const OperandSpec& spec) {
+    return spec.axes.find(axis) != std::string::npos;
+  });
+}
+
+std::int64_t Case::count(const OperandSpec& spec) const {
+  std::int64_t product = 1;
+  for (const std::int64_t extent : shape(spec, size)) product *= extent;
+  return product;
+}
+
+ElementType Case::element(const OperandSpec& spec) const {
+  if (spec.element == "residual") return residual;
+  return spec.element == "io" ? type : ElementType::kFloat32;
+}
+
+std::size_t Case::bytes(const OperandSpec& spec) const {
+  return static_cast<std::size_t>(count(spec)) * size_of(element(spec));  // int32 is as wide
+}
+
+std::size_t Case::input(const std::string& name) const {
+  for (std::size_t i = 0; i < op->inputs.size(); ++i) {
+    if (op->inputs[i].name == name) return i;
+  }
+  throw std::runtime_error(op->name + " has no input " + name);
+}
+
+std::size_t Case::carried_input() const {
+  const std::string& output = op->outputs.at(1).name;
+  return input(output.substr(0, output.size() - std::string("_out").size()));
+}
+
+bool Case::unused(const OperandSpec& spec) const {
+  return is(Kind::kSelective) && spec.name == "z" && !gated;
+}
+
+std::string Case::describe() const {
+  std::ostringstream text;
+  text << op->name;
+  for (char letter = 'A'; letter <= 'Z'; ++letter) {
+    if (has(letter)) text << ' ' << letter << '=' << size[letter];
+  }
+  const char* const types[] = {"float32", "float16", "bfloat16"};
+  text << ' ' << types[static_cast<int>(type)] << " values=" << profile;
+  if (is(Kind::kConv)) text << " silu=" << silu;
+  if (is(Kind::kSelective) || is(Kind::kSSD)) text << " dt_softplus=" << dt_softplus;
+  if (is(Kind::kSelective)) text << " gated=" << gated << " reverse=" << reverse;
+  if (is(Kind::kSSD)) text << " dt_min=" << dt_min << " dt_max=" << dt_max;
+  if (is(Kind::kAddNorm)) text << " residual=" << types[static_cast<int>(residual)];
+  if (is(Kind::kGatedNorm)) text << " G=" << size['G'] << " norm_before_gate=" << norm_before_gate;
+  if (has('R')) text << " eps=" << eps;
+  if (!seqlens.empty()) text << " seqlens=";
+  for (std::size_t row = 0; row < seqlens.size(); ++row) text << (row ? "," : "") << seqlens[row];
+  return text.str();
+}
+
+Params Case::params(const std::vector<void*>& operands) const {
+  const Operands at(*op, operands);
+  if (op->name == "CausalConv1d") {
+    return over_time(conv_params<CausalConv1dParams>(*this, at), *this, at);
+  }
+  if (op->name == "CausalConv1dUpdate") return conv_params<CausalConv1dUpdateParams>(*this, at);
+  if (op->name == "SelectiveScan") {
+    auto p = over_time(selective_params<SelectiveScanParams>(*this, at), *this, at);
+    p.reverse = reverse;
+    return p;
+  }
+  if (op->name == "SelectiveStateUpdate") {
+    return selective_params<SelectiveStateUpdateParams>(*this, at);
+  }
+  if (op->name == "SSDChunkScan") {
+    return over_time(ssd_params<SSDChunkScanParams>(*this, at), *this, at);
+  }
+  if (op->name == "SSDStateUpdate") return ssd_params<SSDStateUpdateParams>(*this, at);
+  if (op->name == "AddRMSNorm") return add_norm_params(*this, at);
+  if (op->name == "GatedRMSNorm") return gated_norm_params(*this, at);
+  throw std::runtime_error("no kernel is called for " + op->name);
+}
+
+Case Case::part(std::int64_t row, std::int64_t first, std::int64_t end) const {
+  Case result = *this;
+  result.size[has('R') ? 'R' : 'B'] = 1;
+  result.size['T'] = end - first;
+  for (std::size_t i = 0; i < op->inputs.size(); ++i) {
+    const OperandSpec& spec = op->inputs[i];
+    const bool by_row = starts_with(spec.axes, "B,") || starts_with(spec.axes, "R,");
+    if (spec.name == "seqlens" || !by_row) continue;
+    const std::int64_t width = count(spec) / rows();
+    auto from = values[i].begin() + row * width;
+    auto to = from + width;
+    if (starts_with(spec.axes, "B,T,")) {
+      const std::int64_t token = size['T'] > 0 ? width / size['T'] : 0;
+      to = from + end * token;
+      from += first * token;
+    }
+    result.values[i].assign(from, to);
+  }
+  if (has('T')) {
+    const std::int64_t valid = std::clamp<std::int64_t>(length(row) - first, 0, end - first);
+    result.seqlens = {static_cast<std::int32_t>(valid)};
+  }
+  return result;
+}
+
+Case Case::as_step() const {
+  static const std::map<std::string, std::string> kSteps = {
+      {"CausalConv1d", "CausalConv1dUpdate"},
+      {"SelectiveScan", "SelectiveStateUpdate"},
+      {"SSDChunkScan", "SSDStateUpdate"},
+  };
+  Case step = *this;
+  step.op = &op_named(kSteps.at(op->name));
+  step.seqlens.clear();
+  step.values.clear();
+  for (const OperandSpec& spec : step.op->inputs) step.values.push_back((*this)[spec.name]);
+  return step;
+}
+
+std::string validate_params(const Params& params) {
+  return std::visit([](const auto& p) { return validate(p); }, params);
+}
+
+void run_kernel(const CpuKernels& kernels, const Params& params, const ParallelFor& parallel_for) {
+  std::visit(Runner{kernels, parallel_for}, params);
+}
+
+}  // namespace mamba_export::testing

@@ -1,0 +1,20 @@
+// What each op means: sequential recurrences in double, one token after the other, that carry a
+// bound on the error of any correct float32 kernel. Written from the formulas in the kernels'
+// headers; shares no code with a kernel.
+#pragma once
+
+#include <vector>
+
+#include "bounded.h"
+#include "op_case.h"
+
+namespace mamba_export::testing {
+
+struct Expected {
+  std::vector<Bounded> y;        // unspecified past a row's length
+  std::vector<Bounded> carried;  // the state or the residual stream, if the op has one
+};
+
+Expected reference(const Case& c);
+
+}  // namespace mamba_export::testing
