@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mamba_export.graph.artifact import Artifact
     from mamba_export.graph.dialects import Dialect
     from mamba_export.graph.export import export
+    from mamba_export.graph.quantize import quantize
     from mamba_export.models.state import IoNames
     from mamba_export.parity import ParityReport, Reference, bits_per_byte, check_parity
     from mamba_export.runtime.generate import GenerateOptions, Generation, generate
@@ -49,6 +50,7 @@ __all__ = [
     "generate",
     "load_checkpoint",
     "open_session",
+    "quantize",
 ]
 
 _HOMES = {
@@ -58,6 +60,7 @@ _HOMES = {
     "mamba_export.graph.artifact": ("Artifact",),
     "mamba_export.graph.dialects": ("Dialect",),
     "mamba_export.graph.export": ("export",),
+    "mamba_export.graph.quantize": ("quantize",),
     "mamba_export.models.state": ("IoNames",),
     "mamba_export.parity": ("ParityReport", "Reference", "bits_per_byte", "check_parity"),
     "mamba_export.runtime.generate": ("GenerateOptions", "Generation", "generate"),

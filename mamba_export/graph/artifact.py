@@ -28,6 +28,23 @@ _AGAIN = "copy the whole directory again, or export again"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Quantization:
+    """How an artifact's matrices are stored as integers.
+
+    Attributes:
+        bits: of a weight, 4 or 8.
+        block: weights that share a scale and a zero point.
+        vocabulary_bits: of a weight of the embedding and of the head.
+        algorithm: how the integers were chosen: ``rtn``, round to nearest.
+    """
+
+    bits: int
+    block: int
+    vocabulary_bits: int
+    algorithm: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What an artifact says of itself; it holds no clock time, host or absolute path.
 
@@ -39,6 +56,7 @@ class Manifest:
         ops: version by op of our domain, empty in other dialects.
         files: size and sha256 of every other file of the directory.
         parity: summary of the report that was current at export, or None.
+        quantization: of the matrices, or None where all weights are of ``dtype``.
     """
 
     tool_version: str
@@ -58,6 +76,7 @@ class Manifest:
     ops: dict[str, int]
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     parity: dict[str, Any] | None = None
+    quantization: Quantization | None = None
 
     def to_json(self) -> str:
         """Return the text of manifest.json."""
@@ -89,6 +108,8 @@ class Manifest:
                 for s in fields["states"]
             ),
         }
+        if (quantization := fields.get("quantization")) is not None:
+            fields["quantization"] = Quantization(**quantization)
         manifest = cls(**fields)
         for problem in manifest._problems():
             raise ValueError(problem)
@@ -110,6 +131,10 @@ class Manifest:
             yield "a size is below 1"
         if self.parity is not None and not isinstance(self.parity, dict):
             yield "parity is neither null nor an object"
+        if self.quantization is not None:
+            for name, value in asdict(self.quantization).items():
+                if type(value) is not (str if name == "algorithm" else int):
+                    yield f"quantization.{name} is {value!r}"
         if self.vocab_size > self.padded_vocab_size:
             yield "vocab_size is above padded_vocab_size"
         if not all(type(t) is int and 0 <= t < self.padded_vocab_size for t in self.eos_token_ids):

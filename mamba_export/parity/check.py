@@ -33,7 +33,7 @@ from mamba_export.parity.report import Check, OutputRow, ParityReport
 from mamba_export.parity.structure import check_structure
 
 if TYPE_CHECKING:
-    from mamba_export.graph.artifact import Manifest
+    from mamba_export.graph.artifact import Artifact, Manifest
     from mamba_export.runtime.session import Result, Session
 
 _TOKENS = 256
@@ -45,13 +45,14 @@ _BATCH = 2
 
 def check_parity(
     artifact: str | Path,
-    against: str | Path,
+    against: str | Path | None,
     *,
     reference: Reference = Reference.eager,
     tokens: int | None = None,
     steps: int = 64,
     seed: int = 0,
     prompt_ids: Array | None = None,
+    native: bool = True,
     progress: Progress | None = None,
 ) -> ParityReport:
     """Compare an artifact, in its runtime, with a reference implementation of its checkpoint.
@@ -60,39 +61,50 @@ def check_parity(
     reference's; that prefill, single steps, random chunks and (if the artifact takes them) padded
     batches give the same; that greedy text is the same.
 
+    A quantised artifact is compared, with its products in float32, with the eager model of its
+    dequantised weights; these with the checkpoint's; and the artifact as it runs, which rounds
+    activations to int8, with itself in float32.
+
     Args:
         artifact: the artifact's directory.
-        against: the checkpoint it was made from.
+        against: the checkpoint it was made from. None, for a quantised artifact only, leaves out
+            what takes the checkpoint.
         reference: who computes the reference.
         tokens: length of each prompt row, unless prompt_ids are given. None is 256, or more where
             it takes more to go through two whole chunks of the scan and into a third.
         steps: greedy tokens to compare.
         seed: of chunk splits, padding and prompts.
         prompt_ids: [B,T] token ids to run on; B ≥ 2 makes sure that rows are kept apart.
+        native: run the artifact on our native kernels, where they are; else on function bodies.
         progress: called with a stage, the amount done and the amount to do.
 
     Returns:
         The report. Numbers that are wrong do not raise: ``report.require_passed()`` does.
 
     Raises:
-        UsageError: prompt_ids are not [B,T] ids of the vocabulary.
+        UsageError: prompt_ids are not [B,T] ids of the vocabulary, or a quantised artifact shall be
+            compared with another reference than eager.
         CapabilityError: the reference cannot run here, or not this checkpoint.
         MambaExportError: the artifact or the checkpoint cannot be loaded or run.
     """
     from mamba_export.graph.artifact import Artifact
-    from mamba_export.runtime.session import open_session
 
     # Verified, so that what passes is what the manifest names.
     opened = Artifact.load(Path(artifact), verify=True)
-    judge = load_reference(reference, against)
-    with open_session(artifact) as session:
+    judge = _judge(opened, reference, against)
+    with _open(opened, native) as session:
         length = _enough_tokens(opened.manifest) if tokens is None else tokens
         ids, origin = _prompt(opened.path, session, prompt_ids, length, seed)
+        structure = check_structure(opened)
+        if opened.manifest.quantization is not None:
+            from mamba_export.parity.quantized import check_quantization
+
+            structure += check_quantization(opened, against, session, ids, native=native)
         return compare_session(
             session,
             judge,
             ids,
-            structure=check_structure(opened),
+            structure=structure,
             dtype=opened.manifest.dtype,
             dialect=opened.manifest.dialect,
             name=opened.path.name,
@@ -172,6 +184,36 @@ def compare_session(
         memory_effect=memory_effect(session, ids),
         environment=describe_run(seed),
     )
+
+
+def _open(artifact: Artifact, native: bool) -> Session:
+    """Open an artifact so that it computes what its weights say."""
+    if artifact.manifest.quantization is None:
+        from mamba_export.runtime.session import open_session
+
+        return open_session(artifact.path, native=native)
+    from mamba_export.runtime.ort_session import OrtSession
+
+    return OrtSession(artifact, native=native, float_products=True)
+
+
+def _judge(artifact: Artifact, reference: Reference, against: str | Path | None) -> ReferenceModel:
+    """Return what an artifact is compared with."""
+    if artifact.manifest.quantization is None:
+        assert against is not None  # only integers can be judged by themselves
+        return load_reference(reference, against)
+    if reference is not Reference.eager:
+        raise UsageError(
+            f"{reference.value} cannot run the integers of a quantised artifact",
+            "leave out --reference, and compare with it the artifact that this one was made from",
+            code="parity.quantized",
+            file=str(artifact.path),
+            expected=Reference.eager.value,
+            found=reference.value,
+        )
+    from mamba_export.parity.quantized import DequantizedReference
+
+    return DequantizedReference(artifact)
 
 
 def _compare_with_reference(

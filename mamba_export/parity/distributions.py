@@ -67,6 +67,15 @@ def divergence(ours: Array, reference: Array) -> Divergence:
     )
 
 
+def token_kl(ours: Array, reference: Array) -> Float64:
+    """Return KL(reference || ours) [...] in nats for each token of logits [..., V]."""
+    kls = []
+    for mine, theirs in _token_blocks(ours, reference):
+        reference_log = log_softmax(theirs)
+        kls.append((np.exp(reference_log) * (reference_log - log_softmax(mine))).sum(axis=-1))
+    return np.concatenate(kls).reshape(reference.shape[:-1])
+
+
 def top1(ours: Array, reference: Array, max_error: float) -> Top1:
     """Compare the most probable tokens of logits [..., V].
 

@@ -122,17 +122,9 @@ def bits_per_byte(
     Raises:
         UsageError: the text has fewer than two tokens, or bytes that the vocabulary lacks.
     """
-    tokens = np.asarray(list(data) if encode is None else encode(data.decode()), dtype=np.int64)
-    if len(tokens) < 2 or tokens.max() >= session.vocab_size:
-        raise UsageError(
-            "the text cannot be scored by this model",
-            "give at least two tokens of its vocabulary",
-            code="parity.text",
-            expected=f"two or more tokens below {session.vocab_size}",
-            found=f"{len(tokens)} tokens up to {tokens.max(initial=0)}",
-        )
+    tokens = text_tokens(data, session.vocab_size, encode)
     bits = 0.0
-    for inputs, targets in _windows(tokens, window, batch):
+    for inputs, targets in windows(tokens, window, batch):
         logits, _ = session.prefill(inputs)
         chosen = chosen_log_probs(logits[..., : session.vocab_size], targets)
         bits -= float(chosen.sum()) / math.log(2)
@@ -140,7 +132,23 @@ def bits_per_byte(
     return bits / predicted_bytes
 
 
-def _windows(
+def text_tokens(
+    data: bytes, vocab_size: int, encode: Callable[[str], Sequence[int]] | None = None
+) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Return the token ids of a text; ``encode`` and raises as :func:`bits_per_byte`."""
+    tokens = np.asarray(list(data) if encode is None else encode(data.decode()), dtype=np.int64)
+    if len(tokens) < 2 or tokens.max() >= vocab_size:
+        raise UsageError(
+            "the text cannot be scored by this model",
+            "give at least two tokens of its vocabulary",
+            code="parity.text",
+            expected=f"two or more tokens below {vocab_size}",
+            found=f"{len(tokens)} tokens up to {tokens.max(initial=0)}",
+        )
+    return tokens
+
+
+def windows(
     tokens: np.ndarray[tuple[int], np.dtype[np.int64]], window: int, batch: int
 ) -> Iterator[tuple[np.ndarray[tuple[int, int], np.dtype[np.int64]], ...]]:
     """Yield inputs and the tokens after them, [rows,window] each, and the rest as one row."""

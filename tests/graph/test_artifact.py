@@ -52,8 +52,10 @@ def test_the_manifest_says_what_was_exported(copy: Path, exports: Exports) -> No
     assert (manifest.family, manifest.dialect, manifest.n_layer) == ("mamba2", "mamba", 2)
     assert manifest.eos_token_ids == (1,)
     assert manifest.ops == {
+        "AddRMSNorm": 1,
         "CausalConv1d": 1,
         "CausalConv1dUpdate": 1,
+        "GatedRMSNorm": 1,
         "SSDChunkScan": 1,
         "SSDStateUpdate": 1,
     }

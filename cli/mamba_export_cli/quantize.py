@@ -1,0 +1,68 @@
+"""`mamba-export quantize`."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from mamba_export_cli.options import (
+    ArtifactArg,
+    BitsOpt,
+    BlockOpt,
+    ForceOpt,
+    FormatOpt,
+    OutputOpt,
+    VerifyQuantizedOpt,
+)
+from mamba_export_cli.output import Sink
+from mamba_export_cli.quantize_summary import quantize_summary
+from mamba_export_cli.signals import writing
+
+EXAMPLE = """Example:
+  mamba-export quantize tiny -o tiny8 --bits 8
+  mamba-export quantize tiny -o tiny4 --bits 4 --block 32
+"""
+
+_VERIFIED_TOKENS, _VERIFIED_STEPS = 64, 16
+
+
+def quantize(
+    path: ArtifactArg,
+    output: OutputOpt,
+    bits: BitsOpt,
+    block: BlockOpt = 32,
+    verify: VerifyQuantizedOpt = True,
+    force: ForceOpt = False,
+    fmt: FormatOpt = "human",
+) -> None:
+    """Store an artifact's matrices in 8 or 4 bits, and say what that costs."""
+    from mamba_export import quantize as quantize_artifact
+    from mamba_export.parity.quantization_loss import measure_loss
+
+    sink = Sink(fmt)
+    if verify and importlib.util.find_spec("torch") is None:
+        sink.warn("not verified: that takes PyTorch (pip install 'mamba-export[export]')")
+        verify = False
+    with sink.progress() as progress, writing():
+        artifact = quantize_artifact(
+            path,
+            output,
+            bits=bits,
+            block=block,
+            force=force,
+            verify=_verified if verify else None,
+            progress=progress,
+        )
+    with sink.progress() as progress:
+        loss = measure_loss(path, output, progress=progress)
+    sink.result(*quantize_summary(path, artifact, output, loss))
+
+
+def _verified(directory: Path) -> dict[str, Any]:
+    """Compare a finished artifact with its dequantised weights; raises ParityError."""
+    from mamba_export import check_parity
+
+    report = check_parity(directory, None, tokens=_VERIFIED_TOKENS, steps=_VERIFIED_STEPS)
+    report.require_passed()
+    return report.summary()
