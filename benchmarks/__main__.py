@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import fnmatch
 import importlib
 import sys
@@ -11,42 +12,58 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks import cases
+from benchmarks.comparison_table import print_comparison
 from benchmarks.report import Row, Verdict, print_table, record, summary
+from benchmarks.setup import Setup
 
-Runner = Callable[[cases.Case, Path, str | None], list[Row]]
+Runner = Callable[[cases.Case, Setup], list[Row]]
 
 # A suite is run by the module `benchmarks.<name>_suite`, which only then is imported.
-SUITES: dict[str, Sequence[cases.Case]] = {"export": cases.EXPORT, "parity": cases.PARITY}
+SUITES: dict[str, Sequence[cases.Case]] = {
+    "cpu": cases.CPU,
+    "export": cases.EXPORT,
+    "parity": cases.PARITY,
+}
+ROOT = Path(__file__).parents[1]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a suite.
+    """Run a suite, or write the page of its last complete run.
 
     Returns:
         0 when it is complete, 1 with ``--check`` when a must was missed.
     """
     options = _parser().parse_args(arguments)
+    if options.docs:
+        from benchmarks.page import write_page
+
+        print(*write_page(options.suite, options.results), sep="\n")
+        return 0
     suite = SUITES[options.suite]
-    run: Runner = importlib.import_module(f"benchmarks.{options.suite}_suite").run
+    runner: Runner = importlib.import_module(f"benchmarks.{options.suite}_suite").run
     chosen = [case for case in suite if fnmatch.fnmatch(case.name, options.case)]
     if not chosen:
         print(f"no case of {options.suite} matches {options.case!r}:", file=sys.stderr)
         print(*(f"  {case.name}" for case in suite), sep="\n", file=sys.stderr)
         return 2
 
+    setup = Setup(options.work, options.peer, options.llama_bench, options.kernel_bench)
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    run = {"run": now, "only": {"case": options.case, "peer": options.peer}}
     started = time.monotonic()
     rows: list[Row] = []
     for case in chosen:
         if time.monotonic() - started > options.budget:
-            rows.append(Row(case.name, "ours", {}, Verdict.not_run, "time budget"))
-            continue
-        print(f"{case.name}: {case.about}", file=sys.stderr, flush=True)
-        found = run(case, options.work, options.peer)
+            found = [Row(case.name, "ours", {}, Verdict.not_run, "time budget", case.goals)]
+        else:
+            print(f"{case.name}: {case.about}", file=sys.stderr, flush=True)
+            found = runner(case, setup)
         # At once: a run that is cut short keeps what it has measured.
-        print(f"record: {record(options.suite, found, options.results)}", file=sys.stderr)
+        print(f"record: {record(options.suite, found, options.results, run)}", file=sys.stderr)
         rows += found
-    print_table(options.suite, rows)
-    print(summary(rows))
+    table = print_comparison if options.suite == "cpu" else print_table
+    table(options.suite, rows)
+    print(summary(rows), f"in {time.monotonic() - started:.0f} s")
     return int(options.check and any(row.verdict is Verdict.missed for row in rows))
 
 
@@ -59,13 +76,17 @@ def _parser() -> argparse.ArgumentParser:
         "--budget", type=float, default=float("inf"), metavar="SECONDS", help="start no case after"
     )
     parser.add_argument("--check", action="store_true", help="exit with 1 if a must was missed")
-    root = Path(__file__).parents[1]
     parser.add_argument(
-        "--work", type=Path, default=root / "build" / "benchmarks", help="scratch directory"
+        "--docs", action="store_true", help="measure nothing, write the page of the last run"
+    )
+    parser.add_argument(
+        "--work", type=Path, default=ROOT / "build" / "benchmarks", help="scratch directory"
     )
     parser.add_argument(
         "--results", type=Path, default=Path(__file__).with_name("results"), help="for the record"
     )
+    parser.add_argument("--llama-bench", type=Path, default=None, help="llama.cpp's program")
+    parser.add_argument("--kernel-bench", type=Path, default=None, help="our kernels' program")
     return parser
 
 

@@ -13,6 +13,7 @@ from benchmarks.cases import Case, ExportCase
 from benchmarks.graph_size import graph_nodes
 from benchmarks.make_checkpoint import make_checkpoint
 from benchmarks.report import Row, Verdict, judge
+from benchmarks.setup import Setup
 from benchmarks.timing import Usage, copy_seconds, measure
 from mamba_export.dtypes import DType
 
@@ -21,9 +22,10 @@ LIMIT_S = 600.0
 KEEP_BYTES = 10**9  # a larger checkpoint is removed after its case
 
 
-def run(case: Case, work: Path, peer: str | None) -> list[Row]:
+def run(case: Case, setup: Setup) -> list[Row]:
     """Measure ours and each peer in turns, each in a fresh process, and compare the medians."""
     assert isinstance(case, ExportCase)
+    work = setup.work
     checkpoint = make_checkpoint(
         case.shape,
         DType(case.dtype),
@@ -31,7 +33,7 @@ def run(case: Case, work: Path, peer: str | None) -> list[Row]:
         shard_bytes=case.shard_bytes,
     )
     weights = sorted(checkpoint.glob("*.safetensors"))
-    subjects, rows = _subjects(case, checkpoint, work, peer)
+    subjects, rows = _subjects(case, checkpoint, setup)
     usages: dict[str, list[Usage]] = {name: [] for name in subjects}
     nodes: dict[str, int | None] = {}
     copies = []
@@ -56,22 +58,22 @@ def run(case: Case, work: Path, peer: str | None) -> list[Row]:
 
 
 def _subjects(
-    case: ExportCase, checkpoint: Path, work: Path, peer: str | None
+    case: ExportCase, checkpoint: Path, setup: Setup
 ) -> tuple[dict[str, list[str]], list[Row]]:
     """Return the command of everybody who can run this case, and a row for who cannot."""
     # Not the installed script: the interpreter and this tree, so that this tree is measured.
     ours = [sys.executable, "-m", "mamba_export_cli", "onnx", str(checkpoint)]
-    commands = {"ours": [*ours, "-o", str(work / "out"), "--dtype", case.dtype]}
+    commands = {"ours": [*ours, "-o", str(setup.work / "out"), "--dtype", case.dtype]}
     skips = []
     for name, module in peers.EXPORTERS.items():
-        if peer not in (None, name):
+        if not setup.wants(name):
             continue
         found = module.probe(case)
         if isinstance(found, peers.Skip):
             skips.append(Row(case.name, name, {}, Verdict.skipped, found.reason))
         else:
             subject = f"{name} {found.version}"
-            commands[subject] = module.command(case, checkpoint, work / "out")
+            commands[subject] = module.command(case, checkpoint, setup.work / "out")
     return commands, skips
 
 
@@ -90,14 +92,14 @@ def _row(
     copy: float,
     about: dict[str, object],
 ) -> Row:
-    limits = case.must if subject == "ours" else {}
+    goals = case.goals if subject == "ours" else {}
     failed = next((usage for usage in runs if usage.exit_code), None)
     if failed:
         lines = failed.output.splitlines() or ["no output"]
         reason = next((line for line in lines if line.startswith("error")), lines[-1])
-        verdict = Verdict.missed if limits else Verdict.skipped
+        verdict = Verdict.missed if goals else Verdict.skipped
         note = f"exit {failed.exit_code}: {reason}"
-        return Row(case.name, subject, {}, verdict, note, limits, about)
+        return Row(case.name, subject, {}, verdict, note, goals, about)
     wall = statistics.median(usage.wall_s for usage in runs)
     measures = {
         "wall_s": round(wall, 2),
@@ -109,6 +111,6 @@ def _row(
     }
     if nodes is not None:
         measures["nodes_per_layer"] = round(nodes / case.shape.n_layer, 1)
-    verdict, note = judge(measures, limits)
+    verdict, note = judge(measures, goals)
     walls = [round(usage.wall_s, 2) for usage in runs]
-    return Row(case.name, subject, measures, verdict, note, limits, about | {"wall_s": walls})
+    return Row(case.name, subject, measures, verdict, note, goals, about | {"wall_s": walls})

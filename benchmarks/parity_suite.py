@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.cases import Case, ParityCase
+from benchmarks.cases import Case, Goal, ParityCase
 from benchmarks.make_checkpoint import make_checkpoint
 from benchmarks.report import Row, Verdict, judge
+from benchmarks.setup import Setup
 from mamba_export.checkpoint import load_checkpoint
 from mamba_export.dtypes import DType
 from mamba_export.errors import CapabilityError
@@ -30,10 +31,10 @@ LIMITS = end_to_end(DType.float32)
 SPLIT_LENGTH = 300
 
 
-def run(case: Case, work: Path, peer: str | None) -> list[Row]:
+def run(case: Case, setup: Setup) -> list[Row]:
     """Compare one checkpoint's artifact in each dialect with the reference, at every length."""
     assert isinstance(case, ParityCase)
-    del peer  # the reference is the peer
+    work = setup.work  # no peers: the reference is the only one
     source = _source(case, work)
     random = np.random.default_rng(0)
     prompts = [random.integers(0, case.shape.vocab_size, (1, length)) for length in case.lengths]
@@ -42,13 +43,13 @@ def run(case: Case, work: Path, peer: str | None) -> list[Row]:
     except CapabilityError as error:
         return [Row(case.name, "transformers", {}, Verdict.skipped, error.message)]
     expected = [reference.run(prompt) for prompt in prompts]
-    limits = dict(case.must)
+    goals = dict(case.goals)
     # Its steps ignore a clamp of dt that its prefill applies, so there they say nothing.
     if case.shape.family == "mamba2" and not math.isfinite(case.shape.dt_limit[1]):
         # Float32 has a limit of its own on deep random weights: where the reference's own steps are
         # further than that from its own prefill, ours may be as far.
         own = _reference_split(reference, case.shape.vocab_size)
-        limits["split_rms"] = max(limits["split_rms"], own)
+        goals["split_rms"] = Goal(max(goals["split_rms"].must or 0, own))
     rows = []
     for dialect in case.dialects:
         started = time.perf_counter()
@@ -59,13 +60,13 @@ def run(case: Case, work: Path, peer: str | None) -> list[Row]:
             measures = _against_reference(session, prompts, expected)
             measures |= _against_splits(session, case.shape.vocab_size)
         measures["seconds"] = round(time.perf_counter() - started, 1)
-        verdict, note = judge(measures, limits)
+        verdict, note = judge(measures, goals)
         about: dict[str, object] = {
             "shape": case.shape.record(),
             "lengths": list(case.lengths),
             "reference": reference.name,
         }
-        rows.append(Row(case.name, dialect, measures, verdict, note, limits, about))
+        rows.append(Row(case.name, dialect, measures, verdict, note, goals, about))
     shutil.rmtree(work / "out")
     if case.checkpoint is None:
         shutil.rmtree(source)

@@ -5,21 +5,31 @@ from __future__ import annotations
 import datetime
 import enum
 import json
+import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks import hardware
+from benchmarks.cases import Goal
 
 
 class Verdict(enum.Enum):
-    """How a row stands to its limits; the value is what is printed."""
+    """How a row stands to its limits; the value is what is printed.
 
-    met = "met"
+    ``aim``: it keeps all of them. ``must``: those that it must keep. ``disturbed``: others used the
+    machine, so it is not judged.
+    """
+
+    aim = "aim"
+    must = "must"
     missed = "MISSED"
+    disturbed = "disturbed"
     no_goal = "-"
     skipped = "skipped"
     not_run = "not run"
@@ -35,7 +45,7 @@ class Row:
         measures: name of each measure, with its unit at the end, and its value.
         verdict: how they stand to the limits.
         note: why not, when there is no number or a limit was missed.
-        limits: measure to the most it may be.
+        goals: limits by measure.
         about: what was measured, for the record.
     """
 
@@ -44,7 +54,7 @@ class Row:
     measures: dict[str, float]
     verdict: Verdict
     note: str = ""
-    limits: dict[str, float] = field(default_factory=dict)
+    goals: Mapping[str, Goal] = field(default_factory=dict)
     about: dict[str, object] = field(default_factory=dict)
 
 
@@ -65,8 +75,11 @@ def print_table(suite: str, rows: list[Row]) -> None:
     Console(width=max(console.width, 160)).print(table)
 
 
-def record(suite: str, rows: list[Row], directory: Path) -> Path:
-    """Append one JSON line a row to the file of this day and hardware, and return its path."""
+def record(suite: str, rows: list[Row], directory: Path, run: Mapping[str, object]) -> Path:
+    """Append one JSON line a row to the file of this day and hardware, and return its path.
+
+    ``run`` says which run of the program it was, the same for all its rows.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     now = datetime.datetime.now(datetime.timezone.utc)
     file = directory / f"{now:%Y-%m-%d}-{hardware.slug()}.jsonl"
@@ -76,41 +89,55 @@ def record(suite: str, rows: list[Row], directory: Path) -> Path:
         "date": now.isoformat(timespec="seconds"),
         "commit": commit,
         "dirty": dirty,
+        **run,
         "suite": suite,
         "hardware": hardware.hardware(),
         "versions": hardware.versions(),
     }
     with file.open("a") as out:
         for row in rows:
-            line = {
-                **common,
-                "case": row.case,
-                "subject": row.subject,
-                **row.about,
-                "measures": row.measures,
-                "must": row.limits,
-                "verdict": row.verdict.name,
-                "note": row.note,
-            }
-            out.write(json.dumps(line, allow_nan=False) + "\n")
+            out.write(json.dumps(common | line(row), allow_nan=False) + "\n")
     return file
 
 
+def line(row: Row) -> dict[str, Any]:
+    """Return a row as the record has it."""
+    return {
+        "case": row.case,
+        "subject": row.subject,
+        **row.about,
+        "measures": row.measures,
+        "must": {name: goal.must for name, goal in row.goals.items()},
+        "aim": {name: goal.aim for name, goal in row.goals.items()},
+        "verdict": row.verdict.name,
+        "note": row.note,
+    }
+
+
 def summary(rows: list[Row]) -> str:
-    """Return the last line: how many limits were met, missed and not tried."""
+    """Return the last line: how many rows reached which verdict."""
     count = Counter(row.verdict for row in rows)
-    return (
-        f"musts met: {count[Verdict.met]}, missed: {count[Verdict.missed]}, "
-        f"not run: {count[Verdict.not_run]}; rows skipped: {count[Verdict.skipped]}"
-    )
+    counted = [verdict for verdict in Verdict if verdict is not Verdict.no_goal]
+    return ", ".join(f"{verdict.name.replace('_', ' ')}: {count[verdict]}" for verdict in counted)
 
 
-def judge(measures: dict[str, float], limits: dict[str, float]) -> tuple[Verdict, str]:
-    """Compare measures with the most they may be; a measure that is missing or no number fails."""
-    over = [name for name, most in limits.items() if not measures.get(name, float("nan")) <= most]
-    if over:
-        return Verdict.missed, f"over the limit: {', '.join(over)}"
-    return (Verdict.met if limits else Verdict.no_goal), ""
+def judge(measures: Mapping[str, float], goals: Mapping[str, Goal]) -> tuple[Verdict, str]:
+    """Compare measures with their limits; a measure that is missing or no number keeps none."""
+    missed = [name for name, goal in goals.items() if not _keeps(measures, name, goal, goal.must)]
+    if missed:
+        return Verdict.missed, f"beyond the limit: {', '.join(missed)}"
+    if not goals:
+        return Verdict.no_goal, ""
+    aims = [_keeps(measures, name, goal, goal.aim) for name, goal in goals.items()]
+    has_aim = any(goal.aim is not None for goal in goals.values())
+    return (Verdict.aim if has_aim and all(aims) else Verdict.must), ""
+
+
+def _keeps(measures: Mapping[str, float], name: str, goal: Goal, bound: float | None) -> bool:
+    if bound is None:
+        return True
+    value = measures.get(name, math.nan)
+    return value >= bound if goal.least else value <= bound
 
 
 def _cell(row: Row, name: str) -> str:
@@ -118,4 +145,4 @@ def _cell(row: Row, name: str) -> str:
         return ""
     value = row.measures[name]
     text = f"{value:.1e}" if 0 < abs(value) < 1e-3 else f"{value:.2f}"
-    return f"{text} (≤ {row.limits[name]:g})" if name in row.limits else text
+    return f"{text} (≤ {row.goals[name].must:g})" if name in row.goals else text

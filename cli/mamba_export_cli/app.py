@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from mamba_export_cli import describe_env, export_onnx, inspect_path, parity, run
+from mamba_export_cli import bench, describe_env, export_onnx, inspect_path, parity, quantize, run
 from mamba_export_cli.group import GuardedGroup
 from mamba_export_cli.options import VersionOpt
 
@@ -35,7 +35,9 @@ def overview(ctx: typer.Context, version: VersionOpt = False) -> None:
 
 
 app.command("onnx", epilog=export_onnx.EXAMPLE)(export_onnx.onnx)
+app.command("quantize", epilog=quantize.EXAMPLE)(quantize.quantize)
 app.command("run", epilog=run.EXAMPLE)(run.run)
 app.command("parity", epilog=parity.EXAMPLE)(parity.parity)
+app.command("bench", epilog=bench.EXAMPLE)(bench.bench)
 app.command("inspect", epilog=inspect_path.EXAMPLE)(inspect_path.inspect)
 app.command("env", epilog=describe_env.EXAMPLE)(describe_env.env)

@@ -51,7 +51,7 @@ def onnx(
     # Only now, because torch takes seconds: most mistakes are found before.
     from mamba_export import Dialect, DType, IoNames, export
 
-    with sink.progress() as progress, writing():
+    with sink.progress() as progress, sink.warned() as warned, writing():
         artifact = export(
             checkpoint,
             output,
@@ -64,7 +64,7 @@ def onnx(
             verify=None if verify is None else partial(_verified, source, verify),
             progress=progress,
         )
-    document, *blocks = export_summary(artifact, output, checkpoint.warnings)
+    document, *blocks = export_summary(artifact, output, (*checkpoint.warnings, *warned))
     verified = [] if verify is None else [f"verified: parity with {verify} passed"]
     sink.result(document, *blocks, *verified, *next_steps(artifact, source, output))
 

@@ -14,6 +14,7 @@ from mamba_export_cli.text import size
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from mamba_export.graph.artifact import Quantization
     from mamba_export.inspection import ArtifactFacts, CheckpointFacts, DtypeFacts, Memory
 
 EXAMPLE = """Example:
@@ -37,7 +38,9 @@ def _artifact(facts: ArtifactFacts) -> list[RenderableType]:
         ("source", f"{facts.source} ({facts.layout})"),
         ("dialect", facts.dialect),
         ("dtype", facts.dtype),
+        *(() if facts.quantization is None else (("weights", _quantization(facts.quantization)),)),
         ("ops", ", ".join(f"{op} v{n}" for op, n in facts.ops.items()) or "none of ours"),
+        *((("native kernels", facts.native.cpu_isa or facts.native.problem),) if facts.ops else ()),
         ("inputs and outputs", f"{facts.io_names}{', padded batches' if facts.padded else ''}"),
         ("layers", facts.n_layer),
         ("vocabulary", f"{facts.vocab_size} ({facts.padded_vocab_size} with padding)"),
@@ -46,19 +49,26 @@ def _artifact(facts: ArtifactFacts) -> list[RenderableType]:
         *((f"hard link: {name}", "copy the file: runtimes refuse it") for name in facts.hard_links),
     ]
     graphs = facts.graphs
-    ops = {op: None for graph in graphs for op in graph.nodes}
+    routes = {op: route for graph in graphs for op, route in graph.routes.items()}
     nodes = [
-        *((op, *(graph.nodes.get(op) for graph in graphs)) for op in ops),
-        ("all", *(sum(graph.nodes.values()) for graph in graphs)),
+        *((op, *(graph.nodes.get(op) for graph in graphs), routes[op]) for op in routes),
+        ("all", *(sum(graph.nodes.values()) for graph in graphs), ""),
     ]
     return [
         table(f"artifact {facts.path}", ["", ""], rows),
         table("files", ["file", "size"], [(name, size(n)) for name, n in facts.files.items()]),
         _config(facts.config),
         _tensors(facts.dtypes),
-        table("nodes", ["op", *(graph.name for graph in graphs)], nodes),
+        table("nodes", ["op", *(graph.name for graph in graphs), "run here by"], nodes),
         states_table(facts.states, facts.memory.state_bytes),
     ]
+
+
+def _quantization(quantization: Quantization) -> str:
+    return (
+        f"{quantization.bits} bits in blocks of {quantization.block}, embedding and head "
+        f"{quantization.vocabulary_bits} bits"
+    )
 
 
 def _parity(passed: bool) -> str:

@@ -15,6 +15,7 @@ from mamba_export_cli.output import Format
 DialectName = Literal["mamba", "contrib", "standard"]
 DtypeName = Literal["float32", "float16", "bfloat16"]
 IoNamesName = Literal["genai", "transformersjs", "optimum"]
+LogitsName = Literal["last", "all"]
 ReferenceName = Literal["eager", "oracle", "transformers", "mamba_ssm"]
 
 
@@ -122,6 +123,10 @@ ThreadsOpt = Annotated[
     int | None,
     typer.Option("--threads", min=1, help="Of the runtime.", show_default="the runtime's choice"),
 ]
+NativeOpt = Annotated[
+    bool,
+    typer.Option("--native/--no-native", help="Run our kernels, or else the function bodies."),
+]
 
 AgainstOpt = Annotated[
     str, typer.Option("--against", metavar="SOURCE", help="The checkpoint it was exported from.")
@@ -151,4 +156,43 @@ ReportOpt = Annotated[
 ]
 VerifyOpt = Annotated[
     bool, typer.Option("--verify/--no-verify", help="Hash an artifact's files, and name a bad one.")
+]
+
+PrefillOpt = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--prefill",
+        metavar="TOKENS",
+        min=1,
+        help="Measure prompts of this length; repeat it for several.",
+        show_default="64, 512 and 2048",
+    ),
+]
+DecodeOpt = Annotated[int, typer.Option("--decode", min=1, help="Measure this many steps.")]
+BatchOpt = Annotated[int, typer.Option("--batch", min=1, help="Rows of a prompt and of a step.")]
+LogitsOpt = Annotated[
+    LogitsName,
+    typer.Option(
+        "--logits",
+        metavar="WHICH",
+        help="What a prefill computes: the last token's, as run does, or all.",
+    ),
+]
+SecondsOpt = Annotated[
+    float,
+    typer.Option("--seconds", min=0.0, help="To spend; each length is run twice all the same."),
+]
+
+BitsOpt = Annotated[int, typer.Option("--bits", help="Of a weight: 8 or 4.")]
+BlockOpt = Annotated[
+    int,
+    typer.Option("--block", help="Weights that share a scale: 32, 64 or 128; more is faster."),
+]
+VerifyQuantizedOpt = Annotated[
+    bool,
+    typer.Option(
+        "--verify/--no-verify",
+        help="First compare with PyTorch on the dequantised weights. An artifact that fails is not"
+        " written.",
+    ),
 ]

@@ -10,13 +10,15 @@ import math
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import typer
 
 from mamba_export.errors import StorageError
+from mamba_export.runtime.libraries import NativeOpsWarning
 from mamba_export_cli.text import escaped, printable
 
 if TYPE_CHECKING:
@@ -76,6 +78,30 @@ class Sink:
         """Tell a person at a terminal something that is not the result."""
         if not self.json and sys.stderr.isatty():
             typer.echo(_styled(escaped(text), dim=True), err=True)
+
+    @contextlib.contextmanager
+    def warned(self) -> Iterator[list[str]]:
+        """Print what the library warns of while the block runs, and yield it for the document."""
+        heard: list[str] = []
+
+        def hear(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if not issubclass(category, NativeOpsWarning):
+                show(message, category, filename, lineno, file, line)
+            elif (text := str(message)) not in heard:
+                heard.append(text)
+                self.warn(text)
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", NativeOpsWarning)
+            show, warnings.showwarning = warnings.showwarning, hear
+            yield heard
 
     @contextlib.contextmanager
     def progress(self) -> Iterator[Progress]:

@@ -12,6 +12,7 @@ from mamba_export_cli.options import (
     AgainstOpt,
     ArtifactArg,
     FormatOpt,
+    NativeOpt,
     ParityTokensOpt,
     ReferenceOpt,
     ReportOpt,
@@ -36,6 +37,7 @@ def parity(
     tokens: ParityTokensOpt = None,
     steps: StepsOpt = 64,
     seed: SeedOpt = 0,
+    native: NativeOpt = True,
     report: ReportOpt = None,
     fmt: FormatOpt = "human",
 ) -> None:
@@ -45,7 +47,7 @@ def parity(
     if report is not None:
         _check_writable(report)
     sink = Sink(fmt)
-    with sink.progress() as progress:
+    with sink.progress() as progress, sink.warned() as warned:
         result = check_parity(
             artifact,
             against,
@@ -53,6 +55,7 @@ def parity(
             tokens=tokens,
             steps=steps,
             seed=seed,
+            native=native,
             progress=progress,
         )
     if report is not None:
@@ -60,7 +63,8 @@ def parity(
 
         write_html(result, report)
     written = [] if report is None else [f"report: {escaped(report)}"]
-    sink.result(result.to_dict(), *parity_tables(result), *written, conclusion(result))
+    document = {**result.to_dict(), "warnings": warned}
+    sink.result(document, *parity_tables(result), *written, conclusion(result))
     if not result.passed:
         if not sink.json:
             _warn_of_other_source(sink, artifact, against)

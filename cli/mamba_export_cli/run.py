@@ -6,6 +6,7 @@ from mamba_export_cli.options import (
     ArtifactArg,
     FormatOpt,
     MaxNewTokensOpt,
+    NativeOpt,
     PromptOpt,
     RepetitionPenaltyOpt,
     SeedOpt,
@@ -39,6 +40,7 @@ def run(
     seed: SeedOpt = 0,
     stop: StopOpt = None,
     threads: ThreadsOpt = None,
+    native: NativeOpt = True,
     fmt: FormatOpt = "human",
 ) -> None:
     """Continue prompts with an artifact; text appears as it is generated."""
@@ -60,7 +62,9 @@ def run(
     )
     # Whoever asks in token ids is answered in token ids.
     printer = TokenPrinter(sink, prompts, tokenizer if prompt else None)
-    with open_session(path, threads=threads, verify=True) as session:
+    with sink.warned() as warned:
+        session = open_session(path, threads=threads, verify=True, native=native)
+    with session:
         try:
             generations = generate(session, prompts, options, printer.push)
         except BaseException:
@@ -79,7 +83,8 @@ def run(
         }
         for row, each in enumerate(generations)
     ]
-    sink.result({"artifact": path, "options": options, "generations": rows})
+    document = {"artifact": path, "options": options, "generations": rows, "warnings": warned}
+    sink.result(document)
     count = sum(len(each.tokens) for each in generations)
     seconds = max(each.decode_seconds for each in generations)
     sink.note(f"{count} tokens, {count / max(seconds, 1e-9):.1f} tokens/s")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.cases import EXPORT, MAMBA2_130M, MAMBA_130M, PARITY, Shape
+from benchmarks.cases import CPU, EXPORT, MAMBA2_130M, MAMBA_130M, PARITY, Goal, Shape
 from benchmarks.make_checkpoint import make_checkpoint
 from benchmarks.report import Row, Verdict, judge, record
 from benchmarks.timing import measure
@@ -51,7 +51,7 @@ def test_a_sharded_checkpoint_holds_the_same_weights(tmp_path: Path) -> None:
     assert all(whole.read(name).equal(sharded.read(name)) for name in whole.tensors)
 
 
-@pytest.mark.parametrize("case", [*EXPORT, *PARITY], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*CPU, *EXPORT, *PARITY], ids=lambda case: case.name)
 def test_sizes_of_a_case_fit_together(case: object) -> None:
     shape: Shape = case.shape  # type: ignore[attr-defined]
     assert shape.dim % shape.headdim == 0
@@ -62,7 +62,7 @@ def test_sizes_of_a_case_fit_together(case: object) -> None:
 @pytest.mark.parametrize(
     ("measures", "verdict"),
     [
-        ({"wall_s": 30.0}, Verdict.met),
+        ({"wall_s": 30.0}, Verdict.must),
         ({"wall_s": 30.1}, Verdict.missed),
         ({"wall_s": float("nan")}, Verdict.missed),
         ({}, Verdict.missed),
@@ -71,7 +71,7 @@ def test_sizes_of_a_case_fit_together(case: object) -> None:
 def test_a_limit_is_met_only_by_a_number_within_it(
     measures: dict[str, float], verdict: Verdict
 ) -> None:
-    assert judge(measures, {"wall_s": 30})[0] is verdict
+    assert judge(measures, {"wall_s": Goal(30)})[0] is verdict
 
 
 def test_memory_of_children_is_counted(tmp_path: Path) -> None:
@@ -92,11 +92,13 @@ def test_a_command_that_hangs_is_killed(tmp_path: Path) -> None:
 
 
 def test_a_record_is_one_json_line_a_row(tmp_path: Path) -> None:
-    rows = [Row(f"case.{n}", "ours", {"wall_s": n}, Verdict.met) for n in range(3)]
-    file = record("export", rows[:1], tmp_path)
-    assert record("export", rows[1:], tmp_path) == file
+    rows = [Row(f"case.{n}", "ours", {"wall_s": n}, Verdict.must) for n in range(3)]
+    run = {"run": "2026-01-01T00:00:00"}
+    file = record("export", rows[:1], tmp_path, run)
+    assert record("export", rows[1:], tmp_path, run) == file
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert [line["case"] for line in lines] == ["case.0", "case.1", "case.2"]
+    assert all(line["run"] == run["run"] for line in lines)
     assert all(line["hardware"]["cpu"] and line["versions"]["python"] for line in lines)
 
 

@@ -53,10 +53,12 @@ class CountingSession:
 
     def __exit__(self, *_: object) -> None: ...
 
-    def prefill(self, input_ids, state=None, *, attention_mask=None) -> Result:
-        return Result(self._logits(input_ids), self.state_from_arrays({}))
+    def prefill(self, input_ids, state=None, *, attention_mask=None, **options) -> Result:
+        ends = attention_mask.sum(axis=1, keepdims=True) - 1  # prompts are padded on the right
+        last = np.take_along_axis(input_ids, ends, axis=1)
+        return Result(self._logits(last), self.state_from_arrays({}))
 
-    def step(self, input_ids, state) -> Result:
+    def step(self, input_ids, state, **options) -> Result:
         return Result(self._logits(input_ids), state)
 
     def state_from_arrays(self, arrays):

@@ -1,0 +1,1 @@
+"""The rows of the CPU suite: a module a kind of case."""

@@ -1,0 +1,80 @@
+"""A row with its verdict, and one that compares two sides which took turns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from benchmarks.cases import Goal
+from benchmarks.comparison import Blocks, ratio, spread
+from benchmarks.processors import Disturbance
+from benchmarks.report import Row, Verdict, judge
+
+
+def comparison_row(
+    case: str,
+    subject: str,
+    ours: Blocks,
+    other: Blocks,
+    *,
+    goals: Mapping[str, Goal],
+    disturbance: Disturbance,
+    about: Mapping[str, object],
+    tokens: int | None = None,
+    measures: Mapping[str, float] | None = None,
+    note: str = "",
+) -> Row:
+    """Compare seconds and judge the ratio.
+
+    Args:
+        case: name of the row.
+        subject: the other side, with its version.
+        ours, other: seconds of each side by block.
+        goals: limits of ``ratio`` and of ``measures``.
+        disturbance: what else the machine did.
+        about: for the record.
+        tokens: of one sample, where speeds are published as tokens a second, else times in ms.
+        measures: others of this row.
+        note: what a reader should know.
+    """
+    sides = {"ours": spread(ours), "peer": spread(other)}
+    speedup = ratio(ours, other)
+    unit, figures = "ms", {name: 1e3 * side.median for name, side in sides.items()}
+    if tokens is not None:
+        unit, figures = "tps", {name: tokens / side.median for name, side in sides.items()}
+    found = {
+        **{f"{name}_{unit}": round(value, 4) for name, value in figures.items()},
+        "ratio": round(speedup.value, 3),
+        "ratio_low": round(speedup.low, 3),
+        "ratio_high": round(speedup.high, 3),
+        **(measures or {}),
+    }
+    samples = {f"{name}_s": asdict(side) for name, side in sides.items()}
+    return judged_row(
+        case,
+        subject,
+        found,
+        goals=goals,
+        disturbance=disturbance,
+        about={**about, **samples},
+        note=note,
+    )
+
+
+def judged_row(
+    case: str,
+    subject: str,
+    measures: dict[str, float],
+    *,
+    goals: Mapping[str, Goal],
+    disturbance: Disturbance,
+    about: Mapping[str, object],
+    note: str = "",
+) -> Row:
+    """Judge measures, if nobody disturbed them; arguments as above."""
+    verdict, why = judge(measures, goals)
+    if disturbance.disturbed and goals:
+        verdict, why = Verdict.disturbed, ""
+    notes = "; ".join(filter(None, (why, note, disturbance.note)))
+    record = {**about, "disturbance": disturbance.record()}
+    return Row(case, subject, measures, verdict, notes, goals, record)

@@ -1,0 +1,27 @@
+"""What the options of a run say, for the suites."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Where to work and with whom to compare.
+
+    Args:
+        work: scratch directory; what is slow to make and always the same is kept there.
+        peer: the only peer to run, "none" for no peer; None for every one that is found.
+        llama_bench: llama.cpp's program, if it is not to be searched for.
+        kernel_bench: the program built from `plugins/tests/kernel_bench.cpp`.
+    """
+
+    work: Path
+    peer: str | None = None
+    llama_bench: Path | None = None
+    kernel_bench: Path | None = None
+
+    def wants(self, peer: str) -> bool:
+        """Return whether a peer is to be run; "llama.cpp" stands for all its types."""
+        return self.peer is None or peer == self.peer or peer.startswith(f"{self.peer} ")
