@@ -66,7 +66,7 @@ def _artifact(facts: ArtifactFacts) -> list[RenderableType]:
 
 def _quantization(quantization: Quantization) -> str:
     return (
-        f"{quantization.bits} bits in blocks of {quantization.block}, embedding and head "
+        f"{quantization.bits} bits in blocks of up to {quantization.block}, embedding and head "
         f"{quantization.vocabulary_bits} bits"
     )
 

@@ -186,7 +186,7 @@ SecondsOpt = Annotated[
 BitsOpt = Annotated[int, typer.Option("--bits", help="Of a weight: 8 or 4.")]
 BlockOpt = Annotated[
     int,
-    typer.Option("--block", help="Weights that share a scale: 32, 64 or 128; more is faster."),
+    typer.Option("--block", help="At most so many weights share a scale: 32, 64 or 128."),
 ]
 VerifyQuantizedOpt = Annotated[
     bool,

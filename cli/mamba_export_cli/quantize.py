@@ -31,7 +31,7 @@ def quantize(
     path: ArtifactArg,
     output: OutputOpt,
     bits: BitsOpt,
-    block: BlockOpt = 32,
+    block: BlockOpt = 128,
     verify: VerifyQuantizedOpt = True,
     force: ForceOpt = False,
     fmt: FormatOpt = "human",

@@ -50,7 +50,7 @@ def quantize_summary(
         ("measured on", loss.origin),
         ("parity", "not checked" if manifest.parity is None else "passed: dequantised weights"),
     ]
-    weights = f"{quantization.bits} bits in blocks of {quantization.block}"
+    weights = f"{quantization.bits} bits in blocks of up to {quantization.block}"
     headline = f"wrote {printable(str(output))}: {manifest.family}, {weights}\n"
     directory = printable(shlex.quote(str(output)))
     next_step = f"next:\n  mamba-export run {directory}"

@@ -33,7 +33,7 @@ class Quantization:
 
     Attributes:
         bits: of a weight, 4 or 8.
-        block: weights that share a scale and a zero point.
+        block: at most so many weights share a scale and a zero point.
         vocabulary_bits: of a weight of the embedding and of the head.
         algorithm: how the integers were chosen: ``rtn``, round to nearest.
     """

@@ -50,6 +50,7 @@ class _Stored:
     source: ir.ExternalTensor
     matrix: Matrix | None
     bits: int
+    block: int
     offsets: tuple[int, ...]
     end: int
 
@@ -59,23 +60,23 @@ def quantize(
     output: str | Path,
     *,
     bits: int,
-    block: int = BLOCKS[0],
+    block: int = BLOCKS[-1],
     force: bool = False,
     verify: Callable[[Path], dict[str, Any]] | None = None,
     progress: Progress | None = None,
 ) -> Artifact:
     """Write an artifact whose matrices are integers in blocks; activations and states stay float32.
 
-    Every matrix that only products and look-ups read is quantised, if what it sums over is a
-    multiple of the block; the embedding and the head, which are one matrix when tied, always in 8
-    bits. The source is not modified, and the output is complete or absent. No matrix is in memory
-    as a whole.
+    Every matrix that only products and look-ups read is quantised, in the largest blocks that cut
+    what it sums over, and stays float32 where even 32 do not; the embedding and the head, which are
+    one matrix when tied, always in 8 bits. The source is not modified, and the output is complete
+    or absent. No matrix is in memory as a whole.
 
     Args:
         source: directory of a float32 artifact of the dialect mamba or contrib.
         output: the directory to create.
         bits: 4 or 8.
-        block: 32, 64 or 128 weights share a scale and a zero point.
+        block: 32, 64 or 128: at most so many weights share a scale and a zero point.
         force: replace an existing artifact.
         verify: called with the finished directory before it gets its name; what it returns becomes
             the manifest's ``parity``, and if it raises there is no artifact.
@@ -101,8 +102,8 @@ def quantize(
         Path(output), replaceable=is_only_artifact, force=force, source=artifact.path
     ) as directory:
         directory.require(max(stored.end for stored in plan.values()))
-        written = _write_weights(directory.path / DATA_FILE, plan, block, report)
-        _rewrite(graphs, plan, block)
+        written = _write_weights(directory.path / DATA_FILE, plan, report)
+        _rewrite(graphs, plan)
         for role, file in manifest.graphs.items():
             proto = ir.serde.serialize_model(graphs[role])
             write_file(directory.path / file, proto.SerializeToString(deterministic=True))
@@ -185,16 +186,16 @@ def _plan(
 ) -> dict[str, _Stored]:
     """Lay out the new weights file: every external tensor of the graphs once, in their order."""
     matrices = find_matrices(graphs.values())
-    chosen = {name: m for name, m in matrices.items() if m.depth % block == 0}
-    if not chosen:
+    blocks = {name: _block(matrix, block) for name, matrix in matrices.items()}
+    if not any(blocks.values()):
         depths = sorted({matrix.depth for matrix in matrices.values()})
         raise UsageError(
-            "no matrix of this artifact can be cut into such blocks",
-            "choose a smaller --block",
+            "no matrix of this artifact can be cut into blocks",
+            "keep its weights in float32",
             code="quantize.block",
             file=str(artifact.path),
-            expected=f"a divisor of one of {', '.join(map(str, depths))}",
-            found=block,
+            expected=f"a matrix that sums over a multiple of {BLOCKS[0]}",
+            found=f"sums over {', '.join(map(str, depths))}",
         )
     plan: dict[str, _Stored] = {}
     end = 0
@@ -204,7 +205,8 @@ def _plan(
             if not isinstance(tensor, ir.ExternalTensor) or name in plan:
                 continue
             _check_place(artifact, name, tensor)
-            matrix = chosen.get(name)
+            own = blocks.get(name, 0)
+            matrix = matrices[name] if own else None
             if matrix is None:
                 sizes, chosen_bits = [tensor.nbytes], 0
             else:
@@ -212,14 +214,19 @@ def _plan(
                 chosen_bits = VOCABULARY_BITS if over_vocabulary else bits
                 sizes = [
                     dtype.itemsize * int(np.prod(shape))
-                    for dtype, shape in _shapes(matrix, chosen_bits, block).values()
+                    for dtype, shape in _shapes(matrix, chosen_bits, own).values()
                 ]
             offsets = []
             for size in sizes:
                 offsets.append(aligned(end))
                 end = offsets[-1] + size
-            plan[name] = _Stored(tensor, matrix, chosen_bits, tuple(offsets), end)
+            plan[name] = _Stored(tensor, matrix, chosen_bits, own, tuple(offsets), end)
     return plan
+
+
+def _block(matrix: Matrix, most: int) -> int:
+    """Return the largest block that cuts what a matrix sums over, or 0."""
+    return max((size for size in BLOCKS if size <= most and matrix.depth % size == 0), default=0)
 
 
 def _check_place(artifact: Artifact, name: str, tensor: ir.ExternalTensor) -> None:
@@ -248,7 +255,7 @@ def _shapes(matrix: Matrix, bits: int, block: int) -> dict[str, tuple[DType, tup
     }
 
 
-def _write_weights(file: Path, plan: Mapping[str, _Stored], block: int, report: Progress) -> str:
+def _write_weights(file: Path, plan: Mapping[str, _Stored], report: Progress) -> str:
     """Write the weights file and return its sha256."""
     total = max(stored.end for stored in plan.values())
     with DataFile(file, total) as data:
@@ -260,7 +267,7 @@ def _write_weights(file: Path, plan: Mapping[str, _Stored], block: int, report: 
             scales: list[npt.NDArray[Any]] = []
             zero_points: list[npt.NDArray[Any]] = []
             for weight in _column_slices(stored):
-                quantized = quantize_columns(weight, bits=stored.bits, block=block)
+                quantized = quantize_columns(weight, bits=stored.bits, block=stored.block)
                 data.write(quantized.blocks.reshape(-1).data)
                 scales.append(quantized.scales)
                 zero_points.append(quantized.zero_points)
@@ -282,13 +289,13 @@ def _column_slices(stored: _Stored) -> Iterator[Floats]:
         yield mapped[columns].T if matrix.by_columns else mapped[:, columns]
 
 
-def _rewrite(graphs: Mapping[str, ir.Model], plan: Mapping[str, _Stored], block: int) -> None:
+def _rewrite(graphs: Mapping[str, ir.Model], plan: Mapping[str, _Stored]) -> None:
     """Point the graphs at the new weights file."""
     quantized = {name: stored for name, stored in plan.items() if stored.matrix is not None}
-    tensors = {name: _external_parts(name, s, block) for name, s in quantized.items()}
-    bits = {name: stored.bits for name, stored in quantized.items()}
+    tensors = {name: _external_parts(name, stored) for name, stored in quantized.items()}
+    formats = {name: (stored.bits, stored.block) for name, stored in quantized.items()}
     for graph in graphs.values():
-        QuantizeWeightsPass(tensors, bits, block)(graph)
+        QuantizeWeightsPass(tensors, formats)(graph)
         for name, value in graph.graph.initializers.items():
             if name in plan:
                 moved, [offset] = plan[name].source, plan[name].offsets
@@ -302,9 +309,9 @@ def _rewrite(graphs: Mapping[str, ir.Model], plan: Mapping[str, _Stored], block:
                 )
 
 
-def _external_parts(name: str, stored: _Stored, block: int) -> dict[str, ir.ExternalTensor]:
+def _external_parts(name: str, stored: _Stored) -> dict[str, ir.ExternalTensor]:
     assert stored.matrix is not None
-    shapes = _shapes(stored.matrix, stored.bits, block)
+    shapes = _shapes(stored.matrix, stored.bits, stored.block)
     tensors = {
         suffix: _external(name + suffix, offset, *shapes[suffix])
         for suffix, offset in zip(shapes, stored.offsets, strict=True)

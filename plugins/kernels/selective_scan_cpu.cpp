@@ -56,11 +56,12 @@ void gather_rows(const Sequence<T>& s, const void* source, std::int64_t start, s
   }
 }
 
-// Carries a slice of states over the tokens of a chunk.
-template <bool kBound>
-void advance(std::int64_t tokens, const float (*A)[kLanes], float (*h)[kLanes],
-             const float (*dt)[kLanes], const float (*dtx)[kLanes], const SliceRows& B,
-             const SliceRows& C, float (*y)[kLanes]) {
+// Carries a slice of `states` states over the tokens of a chunk. A slice that is not full leaves the
+// rest out: an infinite input times their B of 0 would be NaN.
+template <bool kBound, bool kFull>
+void advance(std::int64_t states, std::int64_t tokens, const float (*A)[kLanes],
+             float (*h)[kLanes], const float (*dt)[kLanes], const float (*dtx)[kLanes],
+             const SliceRows& B, const SliceRows& C, float (*y)[kLanes]) {
   Vec state[kSlice];
   for (int i = 0; i < kSlice; ++i) state[i] = load(h[i]);
   for (std::int64_t t = 0; t < tokens; ++t) {
@@ -70,8 +71,10 @@ void advance(std::int64_t tokens, const float (*A)[kLanes], float (*h)[kLanes],
     Vec odd = zero();
 #pragma GCC unroll 16
     for (int i = 0; i < kSlice; i += 2) {
+      if (!kFull && i >= states) break;
       state[i] = fma(decay<kBound>(step, load(A[i])), state[i], input * set1(B[t][i]));
       even = fma(state[i], set1(C[t][i]), even);
+      if (!kFull && i + 1 >= states) break;
       const Vec next = decay<kBound>(step, load(A[i + 1]));
       state[i + 1] = fma(next, state[i + 1], input * set1(B[t][i + 1]));
       odd = fma(state[i + 1], set1(C[t][i + 1]), odd);
@@ -93,7 +96,7 @@ void scan(const Sequence<T>& s) {
   alignas(64) SliceRows B;
   alignas(64) SliceRows C;
 
-  // Lanes and states beyond the tensor's hold zeros: A = 0 and B = 0 keep them there.
+  // Lanes and states beyond the tensor's hold zeros.
   bool bound = !p.dt_softplus;
   for (std::int64_t n = 0; n < states; ++n) {
     for (int i = 0; i < kLanes; ++i) {
@@ -119,7 +122,11 @@ void scan(const Sequence<T>& s) {
     for (std::int64_t n = 0; n < states; n += kSlice) {
       gather_rows(s, p.B, start, tokens, n, B);
       gather_rows(s, p.C, start, tokens, n, C);
-      (bound ? advance<true> : advance<false>)(tokens, A + n, h + n, dt, dtx, B, C, y);
+      const bool full = n + kSlice <= p.dstate;
+      const auto carry = bound  ? (full ? advance<true, true> : advance<true, false>)
+                         : full ? advance<false, true>
+                                : advance<false, false>;
+      carry(p.dstate - n, tokens, A + n, h + n, dt, dtx, B, C, y);
     }
     for (std::int64_t t = 0; t < tokens; ++t) {
       const std::int64_t at = s.offset(start + t, p.dim) + s.d;
@@ -198,7 +205,8 @@ void update(const SelectiveStateUpdateParams& p, std::int64_t b, std::int64_t fi
         const Vec a = decay(set1(dt[i]), load(A + n, count) * set1(kLog2E));
         const Vec h = fma(a, load(past + n, count), set1(dtx[i]) * load(B + n));
         store(present + n, h, count);
-        total = fma(h, load(C + n), total);
+        // Past the last state an infinite input times B = 0 is NaN.
+        total = fma(keep_lanes(h, count), load(C + n), total);
       }
       y[i] = sum(total);
     }

@@ -223,5 +223,13 @@ inline void store(T* p, Vec v, int count) {
   for (int i = 0; i < count; ++i) p[i] = lanes[i];
 }
 
+// Returns the first `count` lanes, zero in the others.
+inline Vec keep_lanes(Vec v, int count) {
+  if (count >= kLanes) return v;
+  float lanes[kLanes] = {};
+  store(lanes, v, count);
+  return load(lanes);
+}
+
 }  // namespace
 }  // namespace mamba_export::MAMBA_EXPORT_ISA

@@ -102,20 +102,17 @@ class QuantizeWeightsPass(ir.passes.InPlacePass):
     Args:
         tensors: for each matrix its parts by suffix (``BLOCKS`` if it is multiplied, ``ROWS`` if it
             is gathered, ``SCALES``, ``ZERO_POINTS``), as external tensors.
-        bits: for each matrix.
-        block: weights that share a scale.
+        formats: bits of a weight, and weights that share a scale, for each matrix.
     """
 
     def __init__(
         self,
         tensors: Mapping[str, Mapping[str, ir.ExternalTensor]],
-        bits: Mapping[str, int],
-        block: int,
+        formats: Mapping[str, tuple[int, int]],
     ) -> None:
         super().__init__()
         self._tensors = tensors
-        self._bits = bits
-        self._block = block
+        self._formats = formats
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite the main graph."""
@@ -132,7 +129,8 @@ class QuantizeWeightsPass(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=True)
 
     def _replace(self, graph: ir.Graph, node: ir.Node, name: str) -> None:
-        attributes = {"bits": self._bits[name], "block_size": self._block}
+        bits, block = self._formats[name]
+        attributes = {"bits": bits, "block_size": block}
         gathers = node.op_type == "Gather"
         weights = self._initializer(graph, name, ROWS if gathers else BLOCKS)
         scales = self._initializer(graph, name, SCALES)
@@ -145,7 +143,7 @@ class QuantizeWeightsPass(ir.passes.InPlacePass):
             assert scales.shape is not None  # of an external tensor
             columns, count = scales.shape.numpy()
             attributes |= {
-                "K": count * self._block,
+                "K": count * block,
                 "N": columns,
                 "accuracy_level": ACCURACY_LEVEL,
             }

@@ -1,0 +1,102 @@
+// A call of a kernel whose operands lie in guarded memory.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "guarded_memory.h"
+#include "op_case.h"
+
+namespace mamba_export::testing {
+
+// What a kernel did wrong.
+struct Failure : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+struct Outputs {
+  std::vector<char> y;
+  std::vector<char> carried;  // empty if the op carries nothing on
+};
+
+struct Call {
+  bool in_place = false;  // the new state over the old one
+  bool at_end = true;     // operands end at a guard page, else they start at one
+  ParallelFor parallel_for;
+};
+
+// Runs kernels on operands in guarded memory.
+class GuardedCall {
+ public:
+  GuardedCall() {
+    constexpr std::size_t kOperands = 12;
+    for (std::size_t i = 0; i < kOperands; ++i) memory_.emplace_back(std::size_t{16} << 20);
+  }
+
+  // Places the operands of a case and returns pointers to them in the contract's order.
+  std::vector<void*> place(const Case& c, const Call& call) {
+    std::vector<void*> at;
+    for (std::size_t i = 0; i < c.op->inputs.size(); ++i) {
+      const OperandSpec& spec = c.op->inputs[i];
+      char* const bytes = memory_[i].place(c.bytes(spec), call.at_end);
+      write(c, i, bytes);
+      at.push_back(c.unused(spec) ? memory_[i].forbidden() : bytes);
+    }
+    for (std::size_t i = 0; i < c.op->outputs.size(); ++i) {
+      const bool over_input = i == 1 && call.in_place;
+      GuardedMemory& memory = memory_[c.op->inputs.size() + i];
+      const std::size_t size = c.bytes(c.op->outputs[i]);
+      char* const bytes = memory.place(size, call.at_end);
+      std::memset(bytes, 0xa5, size);
+      at.push_back(over_input ? at[c.carried_input()] : bytes);
+    }
+    return at;
+  }
+
+  Outputs run(const CpuKernels& kernels, const Case& c, const Call& call) {
+    const std::vector<void*> at = place(c, call);
+    run_kernel(kernels, c.params(at), call.parallel_for);
+    const std::size_t inputs = c.op->inputs.size();
+    for (std::size_t i = 0; i < at.size(); ++i) {
+      const std::string& name = (i < inputs ? c.op->inputs[i] : c.op->outputs[i - inputs]).name;
+      if (!memory_[i].margin_intact()) throw Failure("wrote beside " + name);
+      if (i >= inputs || (call.in_place && c.carries() && i == c.carried_input())) continue;
+      if (c.unused(c.op->inputs[i])) continue;
+      std::vector<char> before(c.bytes(c.op->inputs[i]));
+      write(c, i, before.data());
+      if (!std::equal(before.begin(), before.end(), static_cast<const char*>(at[i]))) {
+        throw Failure("changed " + name);
+      }
+    }
+    const auto copy = [&](std::size_t i) {
+      const char* const bytes = static_cast<const char*>(at[inputs + i]);
+      return std::vector<char>(bytes, bytes + c.bytes(c.op->outputs[i]));
+    };
+    return {copy(0), c.carries() ? copy(1) : std::vector<char>()};
+  }
+
+ private:
+  static void write(const Case& c, std::size_t input, char* to) {
+    const OperandSpec& spec = c.op->inputs[input];
+    if (spec.name == "seqlens") {
+      for (const std::int32_t& length : c.seqlens) {
+        std::memcpy(to, &length, sizeof length);
+        to += sizeof length;
+      }
+      return;
+    }
+    const ElementType type = c.element(spec);
+    for (const float value : c.values[input]) {
+      encode(type, value, to);
+      to += size_of(type);
+    }
+  }
+
+  std::vector<GuardedMemory> memory_;
+};
+
+}  // namespace mamba_export::testing
