@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
-
+from mamba_export_cli.inspect_tables import artifact_tables, checkpoint_tables, memory_table
 from mamba_export_cli.options import AnyArg, FormatOpt, VerifyOpt
-from mamba_export_cli.output import Sink, plain, table
-from mamba_export_cli.states import states_table
-from mamba_export_cli.text import size
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from mamba_export.graph.artifact import Quantization
-    from mamba_export.inspection import ArtifactFacts, CheckpointFacts, DtypeFacts, Memory
+from mamba_export_cli.output import Sink
 
 EXAMPLE = """Example:
   mamba-export inspect examples/checkpoints/mamba-tiny
@@ -28,82 +17,8 @@ def inspect(path: AnyArg, verify: VerifyOpt = True, fmt: FormatOpt = "human") ->
     from mamba_export.inspection import ArtifactFacts, inspect_path
 
     facts = inspect_path(path, verify=verify)
-    tables = _artifact(facts) if isinstance(facts, ArtifactFacts) else _checkpoint(facts)
-    Sink(fmt).result(facts, *tables, _memory(facts.memory))
-
-
-def _artifact(facts: ArtifactFacts) -> list[RenderableType]:
-    rows = [
-        ("family", facts.family),
-        ("source", f"{facts.source} ({facts.layout})"),
-        ("dialect", facts.dialect),
-        ("dtype", facts.dtype),
-        *(() if facts.quantization is None else (("weights", _quantization(facts.quantization)),)),
-        ("ops", ", ".join(f"{op} v{n}" for op, n in facts.ops.items()) or "none of ours"),
-        *((("native kernels", facts.native.cpu_isa or facts.native.problem),) if facts.ops else ()),
-        ("inputs and outputs", f"{facts.io_names}{', padded batches' if facts.padded else ''}"),
-        ("layers", facts.n_layer),
-        ("vocabulary", f"{facts.vocab_size} ({facts.padded_vocab_size} with padding)"),
-        *(() if facts.parity_passed is None else (("parity", _parity(facts.parity_passed)),)),
-        ("files", "match the manifest" if facts.verified else "not verified"),
-        *((f"hard link: {name}", "copy the file: runtimes refuse it") for name in facts.hard_links),
-    ]
-    graphs = facts.graphs
-    routes = {op: route for graph in graphs for op, route in graph.routes.items()}
-    nodes = [
-        *((op, *(graph.nodes.get(op) for graph in graphs), routes[op]) for op in routes),
-        ("all", *(sum(graph.nodes.values()) for graph in graphs), ""),
-    ]
-    return [
-        table(f"artifact {facts.path}", ["", ""], rows),
-        table("files", ["file", "size"], [(name, size(n)) for name, n in facts.files.items()]),
-        _config(facts.config),
-        _tensors(facts.dtypes),
-        table("nodes", ["op", *(graph.name for graph in graphs), "run here by"], nodes),
-        states_table(facts.states, facts.memory.state_bytes),
-    ]
-
-
-def _quantization(quantization: Quantization) -> str:
-    return (
-        f"{quantization.bits} bits in blocks of up to {quantization.block}, embedding and head "
-        f"{quantization.vocabulary_bits} bits"
-    )
-
-
-def _parity(passed: bool) -> str:
-    return "passed when exported" if passed else "FAILED"
-
-
-def _checkpoint(facts: CheckpointFacts) -> list[RenderableType]:
-    rows = [
-        ("family", facts.family or f"not supported: {facts.problem}"),
-        ("layout", f"{facts.layout}, {facts.storage_format}"),
-        ("layers", facts.n_layer),
-        ("vocabulary", facts.vocab_size),
-        ("parameters", f"{facts.parameters:,}"),
-        *(("warning", warning) for warning in facts.warnings),
-    ]
-    return [
-        table(f"checkpoint {facts.source}", ["", ""], rows),
-        _tensors(facts.dtypes),
-        _config(facts.config),
-    ]
-
-
-def _tensors(dtypes: Iterable[DtypeFacts]) -> RenderableType:
-    rows = [(d.dtype, d.tensors, f"{d.parameters:,}", size(d.bytes)) for d in dtypes]
-    return table("tensors", ["dtype", "tensors", "parameters", "size"], rows)
-
-
-def _config(config: Mapping[str, Any]) -> RenderableType:
-    rows = [(key, json.dumps(plain(value))) for key, value in config.items()]
-    return table("config", ["key", "value"], rows)
-
-
-def _memory(memory: Memory) -> RenderableType:
-    rows = [
-        ("weights", size(memory.weight_bytes)),
-        ("state of one sequence", memory.state_bytes and size(memory.state_bytes)),
-    ]
-    return table("memory", ["", ""], rows)
+    if isinstance(facts, ArtifactFacts):
+        tables = artifact_tables(facts)
+    else:
+        tables = checkpoint_tables(facts)
+    Sink(fmt).result(facts, *tables, memory_table(facts.memory))

@@ -262,6 +262,7 @@ def artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace
         n_layer=1,
         vocab_size=3,
         padded_vocab_size=4,
+        quantization=None,
         eos_token_ids=(0,),
         config={"d_model": 4, "d_state": 4},
         ops={"CausalConv1d": 1},

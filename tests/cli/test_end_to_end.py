@@ -179,7 +179,7 @@ def test_what_is_streamed_is_the_text(cli, written) -> None:
     artifact, _ = written(MAMBA2, "--step")
     arguments = ("run", artifact, "--prompt", PROMPTS[0])
     document = cli(*arguments, "--format", "json").json
-    assert sorted(document) == ["artifact", "generations", "options"]
+    assert sorted(document) == ["artifact", "generations", "options", "warnings"]
     (generation,) = document["generations"]
     assert sorted(generation) == [
         *("decode_seconds", "finish_reason", "prefill_seconds", "prompt", "prompt_tokens"),
