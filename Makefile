@@ -15,8 +15,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 # The native ops are built by a rule of their own, which compiles only what changed.
 EDITABLE := $(PIP) --config-settings=cmake.define.MAMBA_EXPORT_ONNXRUNTIME=OFF --editable
 
-# Where ONNX Runtime's headers are; what is not there is fetched from Debian.
-ONNXRUNTIME_ROOT ?= $(CURDIR)/build/onnxruntime
+# Where ONNX Runtime's headers are; unless they are given, they are fetched from Debian.
+ifeq ($(origin ONNXRUNTIME_ROOT),undefined)
+ONNXRUNTIME_ROOT := $(CURDIR)/build/onnxruntime
+HEADERS := $(ONNXRUNTIME_ROOT)/usr
+endif
 
 export PIP_NO_CACHE_DIR := 1
 export HF_HOME := $(CURDIR)/build/huggingface
@@ -29,7 +32,9 @@ export PATH := $(BIN):$(PATH)
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
-venv: $(STAMP) $(LIBRARY) ## the environment .venv with everything installed
+venv: $(STAMP) ## the environment .venv with everything installed, with the native ops if they build
+	@$(MAKE) --no-print-directory plugins || \
+	  echo "The native ops were not built: sessions run function bodies, which is slow." >&2
 
 # torch comes first and alone: whichever build of it the package index offers (or PIP_INDEX_URL,
 # PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS point to) is then kept by all that depends on it.
@@ -47,17 +52,17 @@ plugins: $(LIBRARY) ## the native ops, libmamba_onnxruntime.so
 
 # Into the source tree, where an editable installation and `PYTHONPATH=.` find it.
 $(LIBRARY): $(shell find CMakeLists.txt cmake plugins -type f -not -path 'plugins/tests/*') \
-  | $(STAMP) $(ONNXRUNTIME_ROOT)
+  | $(STAMP) $(HEADERS)
 	cmake -S . -B build/plugins -G Ninja -D MAMBA_EXPORT_ONNXRUNTIME=ON \
 	  -D ONNXRUNTIME_ROOT=$(ONNXRUNTIME_ROOT)
 	cmake --build build/plugins
 	cmake --install build/plugins --prefix . --strip
 	touch $@
 
-$(ONNXRUNTIME_ROOT):
-	cmake/fetch_onnxruntime_headers.sh $@
+$(HEADERS):
+	cmake/fetch_onnxruntime_headers.sh $(ONNXRUNTIME_ROOT)
 
-wheel: $(STAMP) | $(ONNXRUNTIME_ROOT) ## a wheel with the native ops, in dist/
+wheel: $(STAMP) | $(HEADERS) ## a wheel with the native ops, in dist/
 	ONNXRUNTIME_ROOT=$(ONNXRUNTIME_ROOT) $(BIN)/python -m pip wheel --quiet --no-deps \
 	  --config-settings=cmake.define.MAMBA_EXPORT_ONNXRUNTIME=ON --wheel-dir dist .
 

@@ -213,7 +213,7 @@ class SpeedCase(Case):
 
 @dataclass(frozen=True, kw_only=True)
 class ShareCase(Case):
-    """The share of a prefill's time that our ops take, by ONNX Runtime's profiler."""
+    """The share of a run's time that scan and convolution take, by ONNX Runtime's profiler."""
 
     threads: int = 2
     seqlen: int = 512
@@ -318,6 +318,16 @@ CPU: tuple[Case, ...] = (
             about="scan and convolution in a prefill of 512 tokens, float32",
             shape=shape,
             goals={"share": Goal(0.08, 0.04)},
+        )
+        for family, shape in SHAPES_130M.items()
+    ),
+    *(
+        ShareCase(
+            name=f"share.{family}.step",
+            about="scan and convolution in a step, float32",
+            shape=shape,
+            seqlen=1,
+            runs=50,
         )
         for family, shape in SHAPES_130M.items()
     ),

@@ -34,7 +34,7 @@ def markdown(records: Iterable[Mapping[str, Any]]) -> str:
 def cells(record: Mapping[str, Any]) -> list[str]:
     """Return the cells of a row, from its line in the record."""
     measures, subject = record["measures"], record["subject"]
-    judged = next(iter(record["must"]), _RATIO if _RATIO in measures else "")
+    judged = next(iter(record["must"]), _RATIO if _RATIO in measures else next(iter(measures), ""))
     interval = [f"{measures[n]:.2f}" for n in ("ratio_low", "ratio_high") if n in measures]
     notes = [record["note"]]
     if "of_bandwidth" in measures:

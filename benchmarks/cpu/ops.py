@@ -42,8 +42,10 @@ class OneNode:
         model = ir.to_proto(ir.Model(graph, ir_version=10)).SerializeToString()
         self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._binding = self._session.io_binding()
-        for name, array in feeds.items():
-            self._binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
+        # Kept: not every version's binding keeps what it is given.
+        self._feeds = {name: ort.OrtValue.ortvalue_from_numpy(a) for name, a in feeds.items()}
+        for name, value in self._feeds.items():
+            self._binding.bind_ortvalue_input(name, value)
         for output in self._session.get_outputs():
             self._binding.bind_output(output.name, "cpu")
 

@@ -25,6 +25,13 @@ _PLAIN_NAME = re.compile(r"\w[\w-]*(\.[\w-]+)*", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 _AGAIN = "copy the whole directory again, or export again"
+_KNOWN: dict[str, tuple[object, ...]] = {
+    "bits": (4, 8),
+    "block": (32, 64, 128),
+    "vocabulary_bits": (4, 8),
+    "algorithm": ("rtn",),
+}
+"""Values of a :class:`Quantization`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +140,7 @@ class Manifest:
             yield "parity is neither null nor an object"
         if self.quantization is not None:
             for name, value in asdict(self.quantization).items():
-                if type(value) is not (str if name == "algorithm" else int):
+                if not any(type(value) is type(known) and value == known for known in _KNOWN[name]):
                     yield f"quantization.{name} is {value!r}"
         if self.vocab_size > self.padded_vocab_size:
             yield "vocab_size is above padded_vocab_size"

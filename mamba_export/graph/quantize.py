@@ -40,6 +40,7 @@ VOCABULARY_BITS = 8
 """Of matrices over the vocabulary: in 4 bits they alone cost a third of the divergence."""
 
 _DIALECTS = ("mamba", "contrib")
+_HEAD = "lm_head.weight"
 _SLICE_BYTES = 64 * 2**20  # float32 weights that are quantised at a time
 
 
@@ -210,7 +211,7 @@ def _plan(
             if matrix is None:
                 sizes, chosen_bits = [tensor.nbytes], 0
             else:
-                over_vocabulary = matrix.columns == artifact.manifest.padded_vocab_size
+                over_vocabulary = matrix.gathered or name == _HEAD
                 chosen_bits = VOCABULARY_BITS if over_vocabulary else bits
                 sizes = [
                     dtype.itemsize * int(np.prod(shape))

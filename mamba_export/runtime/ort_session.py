@@ -224,11 +224,10 @@ class OrtSession:
     def _bind_step(self, state: OrtState) -> _BoundStep:
         ids = np.zeros((state.batch, 1), np.int64)
         logits = np.empty((state.batch, 1, self.artifact.manifest.padded_vocab_size), np.float32)
-        session = self._step or self._model
         mask = np.ones_like(ids) if self.padded and self._step is None else None
-        binding = self._bind(session, ids, state, mask, into=True)
-        binding.bind_ortvalue_output("logits", _ort_value(logits))
-        return _BoundStep(session, binding, ids, logits)
+        binding = self._bind(self._step or self._model, ids, state, mask, into=True)
+        binding.output("logits", _ort_value(logits))
+        return _BoundStep(binding, ids, logits)
 
     def _bind(
         self,
@@ -238,19 +237,16 @@ class OrtSession:
         mask: Ids | None,
         *,
         into: bool,
-    ) -> ort.IOBinding:
+    ) -> _Binding:
         """Bind all but the logits; ``into`` has the new states overwrite the old ones."""
-        binding = session.io_binding()
-        binding.bind_ortvalue_input("input_ids", _ort_value(ids))
+        binding = _Binding(session)
+        binding.input("input_ids", _ort_value(ids))
         if mask is not None:
-            binding.bind_ortvalue_input("attention_mask", _ort_value(mask))
+            binding.input("attention_mask", _ort_value(mask))
         for (past, present), value in zip(self._names, state.values, strict=True):
-            binding.bind_ortvalue_input(past, value)
-            if into:
-                binding.bind_ortvalue_output(present, value)
-            else:
-                # The runtime allocates it, so the state that went in stays a value of its own.
-                binding.bind_output(present, "cpu")
+            binding.input(past, value)
+            # If the runtime allocates it, the state that went in stays a value of its own.
+            binding.output(present, value if into else None)
         return binding
 
     def _run(
@@ -273,32 +269,57 @@ class OrtSession:
         with _errors_of(self.artifact):
             binding = self._bind(session, ids, state, mask, into=into)
             if keep and session is self._model and self._keeps_logits:
-                binding.bind_ortvalue_input(NUM_LOGITS_TO_KEEP, _ort_value(np.array(keep)))
-            binding.bind_output("logits", "cpu")
-            session.run_with_iobinding(binding)
-        *values, logits = binding.get_outputs()
+                binding.input(NUM_LOGITS_TO_KEEP, _ort_value(np.array(keep)))
+            binding.output("logits", None)
+            *values, logits = binding.run()
         return Result(logits.numpy(), state if into else OrtState(self.artifact, values, batch))
+
+
+class _Binding:
+    """What a run reads and writes, kept alive: ONNX Runtime 1.25's own binding does not do that."""
+
+    def __init__(self, session: ort.InferenceSession) -> None:
+        self.session = session
+        self._binding = session.io_binding()
+        self._values: list[Any] = []
+
+    def input(self, name: str, value: Any) -> None:
+        """Have the run read a value."""
+        self._values.append(value)
+        self._binding.bind_ortvalue_input(name, value)
+
+    def output(self, name: str, value: Any | None) -> None:
+        """Have the run write into a value, or into one that the runtime allocates."""
+        if value is None:
+            self._binding.bind_output(name, "cpu")
+        else:
+            self._values.append(value)
+            self._binding.bind_ortvalue_output(name, value)
+
+    def run(self) -> list[Any]:
+        """Run, and return the outputs in the order in which they were bound."""
+        self.session.run_with_iobinding(self._binding)
+        outputs: list[Any] = self._binding.get_outputs()
+        return outputs
 
 
 class _BoundStep:
     """A step whose buffers are bound once: binding them costs more than a small model's layer."""
 
-    def __init__(
-        self,
-        session: ort.InferenceSession,
-        binding: ort.IOBinding,
-        ids: Ids,
-        logits: npt.NDArray[np.float32],
-    ) -> None:
-        self.session = session
+    def __init__(self, binding: _Binding, ids: Ids, logits: npt.NDArray[np.float32]) -> None:
         self._binding = binding
         self._ids = ids
         self._logits = logits
 
+    @property
+    def session(self) -> ort.InferenceSession:
+        """The session that it runs in."""
+        return self._binding.session
+
     def run(self, ids: Ids) -> npt.NDArray[np.float32]:
         """Advance the bound states by ids [B,1]; return a copy of the logits [B,V]."""
         self._ids[:] = ids
-        self.session.run_with_iobinding(self._binding)
+        self._binding.run()
         return self._logits[:, 0].copy()
 
 
