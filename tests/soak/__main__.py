@@ -25,13 +25,14 @@ from mamba_export.runtime.libraries import native_library
 from tests.mutations.kernel_bugs import KERNELS
 from tests.mutations.kernel_seeding import prepare, run_check
 from tests.plugins.programs import ROOT, SANITIZED, THREAD_SANITIZED, build, missing_tools, run
-from tests.soak.drift import MAX_SLOPE, MAX_STATE_ERROR, Drift, measure_drift
+from tests.soak.drift import MAX_SLOPE, MAX_STATE_ERROR, measure_drift
 from tests.soak.sessions import interleaved_streams
 
 _A = TypeVar("_A")
 _B = TypeVar("_B")
 
 MODELS = ("mamba-tiny", "mamba2-tiny")
+CHECKPOINTS = ROOT / "examples" / "checkpoints"
 MAX_GROWTH = 0.01
 PART = 250_000
 """Random inputs of one seed."""
@@ -117,7 +118,10 @@ def drift(plan: Plan) -> Outcome:
         artifacts = list(_artifacts(Path(holder)))
         workers = min(plan.jobs, len(artifacts))
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            runs = [pool.submit(_drift, artifact, plan.tokens) for artifact in artifacts]
+            runs = [
+                pool.submit(measure_drift, CHECKPOINTS / artifact.name, artifact, plan.tokens)
+                for artifact in artifacts
+            ]
             found = [run.result() for run in runs]
     lines, passed = [], True
     for artifact, one in zip(artifacts, found, strict=True):
@@ -181,13 +185,8 @@ def _release(program: str) -> Path:
 
 def _artifacts(directory: Path) -> Iterator[Path]:
     for model in MODELS:
-        export(load_checkpoint(ROOT / "examples" / "checkpoints" / model), directory / model)
+        export(load_checkpoint(CHECKPOINTS / model), directory / model)
         yield directory / model
-
-
-def _drift(artifact: Path, tokens: int) -> Drift:
-    checkpoint = ROOT / "examples" / "checkpoints" / artifact.name
-    return measure_drift(checkpoint, artifact, tokens)
 
 
 def main() -> int:
