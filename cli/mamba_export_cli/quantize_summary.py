@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from mamba_export import Artifact
     from mamba_export.parity.quantization_loss import QuantizationLoss
 
+_WHY = ", which sum over no multiple of 32"
+
 
 def quantize_summary(
     source: Path, artifact: Artifact, output: Path, loss: QuantizationLoss
@@ -41,7 +43,7 @@ def quantize_summary(
         "parity": manifest.parity,
     }
     rows = [
-        ("products", f"{integers} in integers, {floats} in float32"),
+        ("products", f"{integers} in integers, {floats} in float32{_WHY if floats else ''}"),
         ("embedding and head", f"{quantization.vocabulary_bits} bits"),
         ("size", f"{size(before)} -> {size(after)} ({before / after:.2f} times smaller)"),
         ("bits per byte", _bits(loss)),

@@ -28,7 +28,7 @@ _AGAIN = "copy the whole directory again, or export again"
 _KNOWN: dict[str, tuple[object, ...]] = {
     "bits": (4, 8),
     "block": (32, 64, 128),
-    "vocabulary_bits": (4, 8),
+    "vocabulary_bits": (8, 32),
     "algorithm": ("rtn",),
 }
 """Values of a :class:`Quantization`."""
@@ -41,7 +41,7 @@ class Quantization:
     Attributes:
         bits: of a weight, 4 or 8.
         block: at most so many weights share a scale and a zero point.
-        vocabulary_bits: of a weight of the embedding and of the head.
+        vocabulary_bits: of a weight of the embedding and of the head; 32 is float32.
         algorithm: how the integers were chosen: ``rtn``, round to nearest.
     """
 

@@ -70,7 +70,7 @@ def quantize(
 
     Every matrix that only products and look-ups read is quantised, in the largest blocks that cut
     what it sums over, and stays float32 where even 32 do not; the embedding and the head, which are
-    one matrix when tied, always in 8 bits. The source is not modified, and the output is complete
+    one matrix when tied, in 8 bits. The source is not modified, and the output is complete
     or absent. No matrix is in memory as a whole.
 
     Args:
@@ -119,7 +119,7 @@ def quantize(
             tool_version=__version__,
             parity=None,
             quantization=Quantization(
-                bits=bits, block=block, vocabulary_bits=VOCABULARY_BITS, algorithm="rtn"
+                bits=bits, block=block, vocabulary_bits=_vocabulary_bits(plan), algorithm="rtn"
             ),
             files={
                 name: {
@@ -211,8 +211,7 @@ def _plan(
             if matrix is None:
                 sizes, chosen_bits = [tensor.nbytes], 0
             else:
-                over_vocabulary = matrix.gathered or name == _HEAD
-                chosen_bits = VOCABULARY_BITS if over_vocabulary else bits
+                chosen_bits = VOCABULARY_BITS if _over_vocabulary(matrix) else bits
                 sizes = [
                     dtype.itemsize * int(np.prod(shape))
                     for dtype, shape in _shapes(matrix, chosen_bits, own).values()
@@ -223,6 +222,16 @@ def _plan(
                 end = offsets[-1] + size
             plan[name] = _Stored(tensor, matrix, chosen_bits, own, tuple(offsets), end)
     return plan
+
+
+def _over_vocabulary(matrix: Matrix) -> bool:
+    return matrix.gathered or matrix.name == _HEAD
+
+
+def _vocabulary_bits(plan: Mapping[str, _Stored]) -> int:
+    """Return the bits of embedding and head: they are as wide, so both are cut or neither is."""
+    cut = any(stored.matrix and _over_vocabulary(stored.matrix) for stored in plan.values())
+    return VOCABULARY_BITS if cut else 32
 
 
 def _block(matrix: Matrix, most: int) -> int:

@@ -305,6 +305,15 @@ def test_a_matrix_is_cut_into_the_largest_blocks_that_fit(block: int, wide: int,
     assert steps["layers.0.mixer.dt_proj.weight"] is None
 
 
+def test_a_vocabulary_that_stays_float_is_called_so(exports: Exports, tmp_path: Path) -> None:
+    """Of this model, 48 wide, only what sums over 96 is cut."""
+    made = quantize(exports("mamba2"), tmp_path / "q", bits=4)
+    steps = {weight.name: weight.steps for weight in read_weights(made)}
+    assert steps["backbone.embeddings.weight"] is None
+    assert steps["backbone.layers.0.mixer.out_proj.weight"] is not None
+    assert made.manifest.quantization.vocabulary_bits == 32
+
+
 def test_the_manifest_says_what_was_done(quantized) -> None:
     made = quantized("mamba2-tiny", 4)
     source, manifest = Artifact.load(made.source).manifest, Artifact.load(made.quantized).manifest
