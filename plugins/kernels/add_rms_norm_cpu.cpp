@@ -2,6 +2,7 @@
 // the first pass over a row and read back from L1 in the second, so the norm is that of the sum as
 // it was rounded.
 #include "add_rms_norm.h"
+#include "cpu_kernel.h"
 #include "mean_square.h"
 
 namespace mamba_export::MAMBA_EXPORT_ISA {
@@ -39,14 +40,9 @@ void choose_residual(const AddRMSNormParams& p, const ParallelFor& parallel_for)
 }  // namespace
 
 void add_rms_norm(const AddRMSNormParams& p, const ParallelFor& parallel_for) {
-  switch (p.type) {
-    case ElementType::kFloat32:
-      return choose_residual<float>(p, parallel_for);
-    case ElementType::kFloat16:
-      return choose_residual<Float16>(p, parallel_for);
-    case ElementType::kBFloat16:
-      return choose_residual<BFloat16>(p, parallel_for);
-  }
+  with_element(p.type, [&](auto element) {
+    choose_residual<decltype(element)>(p, parallel_for);
+  });
 }
 
 }  // namespace mamba_export::MAMBA_EXPORT_ISA

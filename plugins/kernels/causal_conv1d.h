@@ -13,34 +13,25 @@
 
 namespace mamba_export {
 
-struct CausalConv1dParams {
-  std::int64_t batch = 0;     // B
-  std::int64_t seqlen = 0;    // T
-  std::int64_t channels = 0;  // C
-  std::int64_t width = 0;     // K, 2 to 4
-  bool silu = false;          // activation: SiLU, else none
-  ElementType type = ElementType::kFloat32;
-  const void* x = nullptr;                // [B,T,C]
-  const void* weight = nullptr;           // [C,K]
-  const void* bias = nullptr;             // [C]
-  const void* conv_state = nullptr;       // [B,C,K-1]
-  const std::int32_t* seqlens = nullptr;  // [B], 0 to T
-  void* y = nullptr;                      // [B,T,C]
-  void* conv_state_out = nullptr;         // [B,C,K-1]; may be conv_state
-};
-
+// One token.
 struct CausalConv1dUpdateParams {
   std::int64_t batch = 0;     // B
   std::int64_t channels = 0;  // C
   std::int64_t width = 0;     // K, 2 to 4
-  bool silu = false;
+  bool silu = false;          // activation: SiLU, else none
   ElementType type = ElementType::kFloat32;
-  const void* x = nullptr;           // [B,C]
+  const void* x = nullptr;           // [B,C]; over a sequence [B,T,C]
   const void* weight = nullptr;      // [C,K]
   const void* bias = nullptr;        // [C]
   const void* conv_state = nullptr;  // [B,C,K-1]
-  void* y = nullptr;                 // [B,C]
+  void* y = nullptr;                 // as x
   void* conv_state_out = nullptr;    // [B,C,K-1]; may be conv_state
+};
+
+// A sequence: the same, and how long it is.
+struct CausalConv1dParams : CausalConv1dUpdateParams {
+  std::int64_t seqlen = 0;                // T
+  const std::int32_t* seqlens = nullptr;  // [B], 0 to T
 };
 
 // Return what is wrong with sizes or lengths, or an empty string.

@@ -1,6 +1,7 @@
 // The convolution on the CPU: lane = channel. A block of channels walks through time with the last
 // K-1 rows of x still in cache, so every sample comes from memory once.
 #include "causal_conv1d.h"
+#include "cpu_kernel.h"
 #include "vector_math.h"
 
 namespace mamba_export::MAMBA_EXPORT_ISA {
@@ -9,8 +10,6 @@ namespace {
 constexpr std::int64_t kMaxWidth = 4;
 constexpr std::int64_t kBlock = 256;  // channels of an item: four rows of them stay in L1
 static_assert(kBlock % kLanes == 0);
-
-inline std::int64_t lesser(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 
 // One row of the batch and up to kBlock channels of it.
 template <class T>
@@ -72,26 +71,28 @@ void choose_activation(const Block<T>& block, bool silu) {
   return silu ? convolve<T, K, true>(block) : convolve<T, K, false>(block);
 }
 
+// Without `seqlens` no row has padding.
 template <class T>
-void run(const CausalConv1dParams& p, const ParallelFor& parallel_for) {
+void run(const CausalConv1dUpdateParams& p, std::int64_t seqlen, const std::int32_t* seqlens,
+         const ParallelFor& parallel_for) {
   const std::int64_t blocks = (p.channels + kBlock - 1) / kBlock;
   const std::int64_t columns = p.width - 1;
-  const double item_ns = 1.0 * static_cast<double>(kBlock) * static_cast<double>(p.seqlen + 1);
+  const double item_ns = 1.0 * static_cast<double>(kBlock) * static_cast<double>(seqlen + 1);
   parallel_for(p.batch * blocks, item_ns, [&](std::int64_t item) {
     const std::int64_t b = item / blocks;
     const std::int64_t c = item % blocks * kBlock;
     const std::int64_t state = (b * p.channels + c) * columns;
     const Block<T> block = {
-        static_cast<const T*>(p.x) + b * p.seqlen * p.channels + c,
+        static_cast<const T*>(p.x) + b * seqlen * p.channels + c,
         static_cast<const T*>(p.weight) + c * p.width,
         static_cast<const T*>(p.bias) + c,
         static_cast<const T*>(p.conv_state) + state,
-        static_cast<T*>(p.y) + b * p.seqlen * p.channels + c,
+        static_cast<T*>(p.y) + b * seqlen * p.channels + c,
         static_cast<T*>(p.conv_state_out) + state,
         p.channels,
         lesser(kBlock, p.channels - c),
-        p.seqlen,
-        p.seqlens == nullptr ? p.seqlen : p.seqlens[b],
+        seqlen,
+        seqlens == nullptr ? seqlen : seqlens[b],
     };
     static_assert(kMaxWidth == 4);
     if (p.width == 4) return choose_activation<T, 4>(block, p.silu);
@@ -103,31 +104,15 @@ void run(const CausalConv1dParams& p, const ParallelFor& parallel_for) {
 }  // namespace
 
 void causal_conv1d(const CausalConv1dParams& p, const ParallelFor& parallel_for) {
-  switch (p.type) {
-    case ElementType::kFloat32:
-      return run<float>(p, parallel_for);
-    case ElementType::kFloat16:
-      return run<Float16>(p, parallel_for);
-    case ElementType::kBFloat16:
-      return run<BFloat16>(p, parallel_for);
-  }
+  with_element(p.type, [&](auto element) {
+    run<decltype(element)>(p, p.seqlen, p.seqlens, parallel_for);
+  });
 }
 
 void causal_conv1d_update(const CausalConv1dUpdateParams& p, const ParallelFor& parallel_for) {
-  CausalConv1dParams sequence;
-  sequence.batch = p.batch;
-  sequence.seqlen = 1;
-  sequence.channels = p.channels;
-  sequence.width = p.width;
-  sequence.silu = p.silu;
-  sequence.type = p.type;
-  sequence.x = p.x;
-  sequence.weight = p.weight;
-  sequence.bias = p.bias;
-  sequence.conv_state = p.conv_state;
-  sequence.y = p.y;
-  sequence.conv_state_out = p.conv_state_out;
-  causal_conv1d(sequence, parallel_for);
+  with_element(p.type, [&](auto element) {
+    run<decltype(element)>(p, 1, nullptr, parallel_for);
+  });
 }
 
 }  // namespace mamba_export::MAMBA_EXPORT_ISA

@@ -5,25 +5,12 @@
 namespace mamba_export {
 
 // Each is defined by one build of the sources *_cpu.cpp.
-#define MAMBA_EXPORT_DECLARE(isa)                                                     \
-  namespace isa {                                                                     \
-  void causal_conv1d(const CausalConv1dParams&, const ParallelFor&);                  \
-  void causal_conv1d_update(const CausalConv1dUpdateParams&, const ParallelFor&);     \
-  void selective_scan(const SelectiveScanParams&, const ParallelFor&);                \
-  void selective_state_update(const SelectiveStateUpdateParams&, const ParallelFor&); \
-  void ssd_chunk_scan(const SSDChunkScanParams&, const ParallelFor&);                 \
-  void ssd_state_update(const SSDStateUpdateParams&, const ParallelFor&);             \
-  void add_rms_norm(const AddRMSNormParams&, const ParallelFor&);                     \
-  void gated_rms_norm(const GatedRMSNormParams&, const ParallelFor&);                 \
-  constexpr CpuKernels kKernels = {#isa,                                              \
-                                   causal_conv1d,                                     \
-                                   causal_conv1d_update,                              \
-                                   selective_scan,                                    \
-                                   selective_state_update,                            \
-                                   ssd_chunk_scan,                                    \
-                                   ssd_state_update,                                  \
-                                   add_rms_norm,                                      \
-                                   gated_rms_norm};                                   \
+#define MAMBA_EXPORT_KERNEL(Op, kernel) void kernel(const Op##Params&, const ParallelFor&);
+#define MAMBA_EXPORT_ENTRY(Op, kernel) , kernel
+#define MAMBA_EXPORT_DECLARE(isa)                                                         \
+  namespace isa {                                                                         \
+  MAMBA_EXPORT_FOR_EACH_OP(MAMBA_EXPORT_KERNEL)                                           \
+  constexpr CpuKernels kKernels = {#isa MAMBA_EXPORT_FOR_EACH_OP(MAMBA_EXPORT_ENTRY)};    \
   }
 
 MAMBA_EXPORT_DECLARE(portable)
@@ -64,30 +51,10 @@ const CpuKernels& cpu_kernels() {
   return chosen;
 }
 
-void causal_conv1d_cpu(const CausalConv1dParams& p, const ParallelFor& parallel_for) {
-  cpu_kernels().causal_conv1d(p, parallel_for);
-}
-void causal_conv1d_update_cpu(const CausalConv1dUpdateParams& p, const ParallelFor& parallel_for) {
-  cpu_kernels().causal_conv1d_update(p, parallel_for);
-}
-void selective_scan_cpu(const SelectiveScanParams& p, const ParallelFor& parallel_for) {
-  cpu_kernels().selective_scan(p, parallel_for);
-}
-void selective_state_update_cpu(const SelectiveStateUpdateParams& p,
-                                const ParallelFor& parallel_for) {
-  cpu_kernels().selective_state_update(p, parallel_for);
-}
-void ssd_chunk_scan_cpu(const SSDChunkScanParams& p, const ParallelFor& parallel_for) {
-  cpu_kernels().ssd_chunk_scan(p, parallel_for);
-}
-void ssd_state_update_cpu(const SSDStateUpdateParams& p, const ParallelFor& parallel_for) {
-  cpu_kernels().ssd_state_update(p, parallel_for);
-}
-void add_rms_norm_cpu(const AddRMSNormParams& p, const ParallelFor& parallel_for) {
-  cpu_kernels().add_rms_norm(p, parallel_for);
-}
-void gated_rms_norm_cpu(const GatedRMSNormParams& p, const ParallelFor& parallel_for) {
-  cpu_kernels().gated_rms_norm(p, parallel_for);
-}
+#define MAMBA_EXPORT_CALL(Op, kernel)                                             \
+  void kernel##_cpu(const Op##Params& p, const ParallelFor& parallel_for) {       \
+    cpu_kernels().kernel(p, parallel_for);                                        \
+  }
+MAMBA_EXPORT_FOR_EACH_OP(MAMBA_EXPORT_CALL)
 
 }  // namespace mamba_export

@@ -11,16 +11,22 @@
 
 namespace mamba_export {
 
+// Every op: its Params without the ending, and its kernel.
+#define MAMBA_EXPORT_FOR_EACH_OP(X)               \
+  X(CausalConv1d, causal_conv1d)                  \
+  X(CausalConv1dUpdate, causal_conv1d_update)     \
+  X(SelectiveScan, selective_scan)                \
+  X(SelectiveStateUpdate, selective_state_update) \
+  X(SSDChunkScan, ssd_chunk_scan)                 \
+  X(SSDStateUpdate, ssd_state_update)             \
+  X(AddRMSNorm, add_rms_norm)                     \
+  X(GatedRMSNorm, gated_rms_norm)
+
 struct CpuKernels {
   const char* isa;  // avx512, avx2 or portable
-  void (*causal_conv1d)(const CausalConv1dParams&, const ParallelFor&);
-  void (*causal_conv1d_update)(const CausalConv1dUpdateParams&, const ParallelFor&);
-  void (*selective_scan)(const SelectiveScanParams&, const ParallelFor&);
-  void (*selective_state_update)(const SelectiveStateUpdateParams&, const ParallelFor&);
-  void (*ssd_chunk_scan)(const SSDChunkScanParams&, const ParallelFor&);
-  void (*ssd_state_update)(const SSDStateUpdateParams&, const ParallelFor&);
-  void (*add_rms_norm)(const AddRMSNormParams&, const ParallelFor&);
-  void (*gated_rms_norm)(const GatedRMSNormParams&, const ParallelFor&);
+#define MAMBA_EXPORT_MEMBER(Op, kernel) void (*kernel)(const Op##Params&, const ParallelFor&);
+  MAMBA_EXPORT_FOR_EACH_OP(MAMBA_EXPORT_MEMBER)
+#undef MAMBA_EXPORT_MEMBER
 };
 
 // Returns the kernels of one instruction set, or null if this build or this machine lacks it.

@@ -2,6 +2,7 @@
 // gated values of the first pass stay in float32 on the stack for the second; only those of a group
 // wider than that are formed again.
 #include "gated_rms_norm.h"
+#include "cpu_kernel.h"
 #include "mean_square.h"
 #include "vector_math.h"
 
@@ -57,14 +58,9 @@ void run(const GatedRMSNormParams& p, const ParallelFor& parallel_for) {
 }  // namespace
 
 void gated_rms_norm(const GatedRMSNormParams& p, const ParallelFor& parallel_for) {
-  switch (p.type) {
-    case ElementType::kFloat32:
-      return run<float>(p, parallel_for);
-    case ElementType::kFloat16:
-      return run<Float16>(p, parallel_for);
-    case ElementType::kBFloat16:
-      return run<BFloat16>(p, parallel_for);
-  }
+  with_element(p.type, [&](auto element) {
+    run<decltype(element)>(p, parallel_for);
+  });
 }
 
 }  // namespace mamba_export::MAMBA_EXPORT_ISA

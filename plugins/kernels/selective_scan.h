@@ -13,49 +13,33 @@
 
 namespace mamba_export {
 
-struct SelectiveScanParams {
-  std::int64_t batch = 0;    // B
-  std::int64_t seqlen = 0;   // T
-  std::int64_t dim = 0;      // D
-  std::int64_t dstate = 0;   // N
-  std::int64_t ngroups = 0;  // G, a divisor of D
-  bool dt_softplus = false;  // else dt + dt_bias as it is
-  bool gated = false;        // multiply y by silu(z), else z is not read
-  bool reverse = false;      // visit each row's valid tokens from its last to its first
-  ElementType type = ElementType::kFloat32;
-  const void* x = nullptr;                // [B,T,D]
-  const void* dt = nullptr;               // [B,T,D]
-  const float* A = nullptr;               // [D,N]
-  const void* B = nullptr;                // [B,T,G,N]
-  const void* C = nullptr;                // [B,T,G,N]
-  const float* D = nullptr;               // [D]
-  const void* z = nullptr;                // [B,T,D]
-  const float* dt_bias = nullptr;         // [D]
-  const float* ssm_state = nullptr;       // [B,D,N]
-  const std::int32_t* seqlens = nullptr;  // [B], 0 to T
-  void* y = nullptr;                      // [B,T,D]
-  float* ssm_state_out = nullptr;         // [B,D,N]; may be ssm_state
-};
-
+// One token.
 struct SelectiveStateUpdateParams {
   std::int64_t batch = 0;    // B
   std::int64_t dim = 0;      // D
   std::int64_t dstate = 0;   // N
   std::int64_t ngroups = 0;  // G, a divisor of D
-  bool dt_softplus = false;
-  bool gated = false;
+  bool dt_softplus = false;  // else dt + dt_bias as it is
+  bool gated = false;        // multiply y by silu(z), else z is not read
   ElementType type = ElementType::kFloat32;
-  const void* x = nullptr;           // [B,D]
-  const void* dt = nullptr;          // [B,D]
+  const void* x = nullptr;           // [B,D]; over a sequence [B,T,D]
+  const void* dt = nullptr;          // as x
   const float* A = nullptr;          // [D,N]
-  const void* B = nullptr;           // [B,G,N]
-  const void* C = nullptr;           // [B,G,N]
+  const void* B = nullptr;           // [B,G,N]; over a sequence [B,T,G,N]
+  const void* C = nullptr;           // as B
   const float* D = nullptr;          // [D]
-  const void* z = nullptr;           // [B,D]
+  const void* z = nullptr;           // as x
   const float* dt_bias = nullptr;    // [D]
   const float* ssm_state = nullptr;  // [B,D,N]
-  void* y = nullptr;                 // [B,D]
+  void* y = nullptr;                 // as x
   float* ssm_state_out = nullptr;    // [B,D,N]; may be ssm_state
+};
+
+// A sequence: the same, and how long it is.
+struct SelectiveScanParams : SelectiveStateUpdateParams {
+  std::int64_t seqlen = 0;                // T
+  bool reverse = false;                   // visit each row's valid tokens from its last to its first
+  const std::int32_t* seqlens = nullptr;  // [B], 0 to T
 };
 
 // Return what is wrong with sizes or lengths, or an empty string.

@@ -3,6 +3,7 @@
 // one token lane = state, as it lies in memory. Both form each state by the same operations, so a
 // prefill and its steps leave the same bits.
 #include "selective_scan.h"
+#include "cpu_kernel.h"
 #include "vector_math.h"
 
 namespace mamba_export::MAMBA_EXPORT_ISA {
@@ -12,8 +13,6 @@ constexpr int kMaxStates = 256;
 constexpr int kSlice = kRegisters / 2;  // states of a channel that are in registers at a time
 constexpr std::int64_t kChunk = 64;     // tokens whose operands are in L1 at a time
 static_assert(kMaxStates % kSlice == 0 && kMaxStates % kLanes == 0);
-
-inline std::int64_t lesser(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 
 // exp(min(dt A, 0)), with A in units of ln 2. The bound is nothing where A <= 0 and dt >= 0.
 template <bool kBound = true>
@@ -156,7 +155,7 @@ void run(const SelectiveScanParams& p, const ParallelFor& parallel_for) {
     const std::int64_t group = item / blocks % p.ngroups;
     const std::int64_t first = item % blocks * kLanes;
     const int lanes = static_cast<int>(lesser(kLanes, width - first));
-    const std::int64_t length = p.seqlens == nullptr ? p.seqlen : p.seqlens[b];
+    const std::int64_t length = p.seqlens[b];
     scan<T>({p, b, group, group * width + first, lanes, length});
   });
 }
@@ -227,61 +226,19 @@ void run(const SelectiveStateUpdateParams& p, const ParallelFor& parallel_for) {
   });
 }
 
-SelectiveStateUpdateParams one_token(const SelectiveScanParams& p) {
-  SelectiveStateUpdateParams token;
-  token.batch = p.batch;
-  token.dim = p.dim;
-  token.dstate = p.dstate;
-  token.ngroups = p.ngroups;
-  token.dt_softplus = p.dt_softplus;
-  token.gated = p.gated;
-  token.type = p.type;
-  token.x = p.x;
-  token.dt = p.dt;
-  token.A = p.A;
-  token.B = p.B;
-  token.C = p.C;
-  token.D = p.D;
-  token.z = p.z;
-  token.dt_bias = p.dt_bias;
-  token.ssm_state = p.ssm_state;
-  token.y = p.y;
-  token.ssm_state_out = p.ssm_state_out;
-  return token;
-}
-
-bool all_rows_valid(const SelectiveScanParams& p) {
-  for (std::int64_t b = 0; b < p.batch; ++b) {
-    if (p.seqlens[b] != p.seqlen) return false;
-  }
-  return true;
-}
-
 }  // namespace
 
 void selective_state_update(const SelectiveStateUpdateParams& p, const ParallelFor& parallel_for) {
-  switch (p.type) {
-    case ElementType::kFloat32:
-      return run<float>(p, parallel_for);
-    case ElementType::kFloat16:
-      return run<Float16>(p, parallel_for);
-    case ElementType::kBFloat16:
-      return run<BFloat16>(p, parallel_for);
-  }
+  with_element(p.type, [&](auto element) {
+    run<decltype(element)>(p, parallel_for);
+  });
 }
 
 void selective_scan(const SelectiveScanParams& p, const ParallelFor& parallel_for) {
-  if (p.seqlen == 1 && all_rows_valid(p)) {
-    return selective_state_update(one_token(p), parallel_for);
-  }
-  switch (p.type) {
-    case ElementType::kFloat32:
-      return run<float>(p, parallel_for);
-    case ElementType::kFloat16:
-      return run<Float16>(p, parallel_for);
-    case ElementType::kBFloat16:
-      return run<BFloat16>(p, parallel_for);
-  }
+  if (is_one_step(p)) return selective_state_update(p, parallel_for);
+  with_element(p.type, [&](auto element) {
+    run<decltype(element)>(p, parallel_for);
+  });
 }
 
 }  // namespace mamba_export::MAMBA_EXPORT_ISA

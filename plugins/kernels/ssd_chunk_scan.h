@@ -13,30 +13,7 @@
 
 namespace mamba_export {
 
-struct SSDChunkScanParams {
-  std::int64_t batch = 0;    // B
-  std::int64_t seqlen = 0;   // T
-  std::int64_t nheads = 0;   // H
-  std::int64_t headdim = 0;  // P
-  std::int64_t dstate = 0;   // N
-  std::int64_t ngroups = 0;  // G, a divisor of H
-  bool dt_softplus = false;
-  float dt_min = 0;
-  float dt_max = 0;
-  ElementType type = ElementType::kFloat32;
-  const void* x = nullptr;                // [B,T,H,P]
-  const void* dt = nullptr;               // [B,T,H]
-  const float* A = nullptr;               // [H]
-  const void* B = nullptr;                // [B,T,G,N]
-  const void* C = nullptr;                // [B,T,G,N]
-  const float* D = nullptr;               // [H]
-  const float* dt_bias = nullptr;         // [H]
-  const float* ssm_state = nullptr;       // [B,H,N,P]
-  const std::int32_t* seqlens = nullptr;  // [B], 0 to T
-  void* y = nullptr;                      // [B,T,H,P]
-  float* ssm_state_out = nullptr;         // [B,H,N,P]; may be ssm_state
-};
-
+// One token.
 struct SSDStateUpdateParams {
   std::int64_t batch = 0;    // B
   std::int64_t nheads = 0;   // H
@@ -47,16 +24,22 @@ struct SSDStateUpdateParams {
   float dt_min = 0;
   float dt_max = 0;
   ElementType type = ElementType::kFloat32;
-  const void* x = nullptr;           // [B,H,P]
-  const void* dt = nullptr;          // [B,H]
+  const void* x = nullptr;           // [B,H,P]; over a sequence [B,T,H,P]
+  const void* dt = nullptr;          // [B,H]; over a sequence [B,T,H]
   const float* A = nullptr;          // [H]
-  const void* B = nullptr;           // [B,G,N]
-  const void* C = nullptr;           // [B,G,N]
+  const void* B = nullptr;           // [B,G,N]; over a sequence [B,T,G,N]
+  const void* C = nullptr;           // as B
   const float* D = nullptr;          // [H]
   const float* dt_bias = nullptr;    // [H]
   const float* ssm_state = nullptr;  // [B,H,N,P]
-  void* y = nullptr;                 // [B,H,P]
+  void* y = nullptr;                 // as x
   float* ssm_state_out = nullptr;    // [B,H,N,P]; may be ssm_state
+};
+
+// A sequence: the same, and how long it is.
+struct SSDChunkScanParams : SSDStateUpdateParams {
+  std::int64_t seqlen = 0;                // T
+  const std::int32_t* seqlens = nullptr;  // [B], 0 to T
 };
 
 // Return what is wrong with sizes or lengths, or an empty string.

@@ -2,6 +2,7 @@
 // registers for a chunk of tokens, while y of the chunk accumulates in L1; then come the next rows.
 // A prefill and its steps form each state by the same operations and leave the same bits.
 #include "ssd_chunk_scan.h"
+#include "cpu_kernel.h"
 #include "vector_math.h"
 
 namespace mamba_export::MAMBA_EXPORT_ISA {
@@ -12,8 +13,6 @@ constexpr int kRows = kRegisters / 2 / kColumns;      // rows in registers at a 
 constexpr std::int64_t kTile = kColumns * kLanes;     // columns of a tile
 constexpr std::int64_t kChunk = 32;                   // tokens of a chunk
 static_assert(kChunk % kLanes == 0);
-
-inline std::int64_t lesser(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 
 template <class P>
 Vec step_size(const P& p, Vec dt, float bias) {
@@ -83,7 +82,7 @@ void advance_rows(Chunk& chunk, const T* B, const T* C, std::int64_t row, const 
 // Scans one head of one row of the batch.
 template <class T>
 void scan(const SSDChunkScanParams& p, std::int64_t b, std::int64_t head) {
-  const std::int64_t length = p.seqlens == nullptr ? p.seqlen : p.seqlens[b];
+  const std::int64_t length = p.seqlens[b];
   const std::int64_t group = head / (p.nheads / p.ngroups);
   const std::int64_t row = p.ngroups * p.dstate;  // from token to token of B and C
   const std::int64_t token = p.nheads * p.headdim;
@@ -225,62 +224,19 @@ void run(const SSDStateUpdateParams& p, const ParallelFor& parallel_for) {
                [&](std::int64_t item) { update<T>(p, item / p.nheads, item % p.nheads); });
 }
 
-SSDStateUpdateParams one_token(const SSDChunkScanParams& p) {
-  SSDStateUpdateParams token;
-  token.batch = p.batch;
-  token.nheads = p.nheads;
-  token.headdim = p.headdim;
-  token.dstate = p.dstate;
-  token.ngroups = p.ngroups;
-  token.dt_softplus = p.dt_softplus;
-  token.dt_min = p.dt_min;
-  token.dt_max = p.dt_max;
-  token.type = p.type;
-  token.x = p.x;
-  token.dt = p.dt;
-  token.A = p.A;
-  token.B = p.B;
-  token.C = p.C;
-  token.D = p.D;
-  token.dt_bias = p.dt_bias;
-  token.ssm_state = p.ssm_state;
-  token.y = p.y;
-  token.ssm_state_out = p.ssm_state_out;
-  return token;
-}
-
-bool all_rows_valid(const SSDChunkScanParams& p) {
-  for (std::int64_t b = 0; b < p.batch; ++b) {
-    if (p.seqlens[b] != p.seqlen) return false;
-  }
-  return true;
-}
-
 }  // namespace
 
 void ssd_state_update(const SSDStateUpdateParams& p, const ParallelFor& parallel_for) {
-  switch (p.type) {
-    case ElementType::kFloat32:
-      return run<float>(p, parallel_for);
-    case ElementType::kFloat16:
-      return run<Float16>(p, parallel_for);
-    case ElementType::kBFloat16:
-      return run<BFloat16>(p, parallel_for);
-  }
+  with_element(p.type, [&](auto element) {
+    run<decltype(element)>(p, parallel_for);
+  });
 }
 
 void ssd_chunk_scan(const SSDChunkScanParams& p, const ParallelFor& parallel_for) {
-  if (p.seqlen == 1 && all_rows_valid(p)) {
-    return ssd_state_update(one_token(p), parallel_for);
-  }
-  switch (p.type) {
-    case ElementType::kFloat32:
-      return run<float>(p, parallel_for);
-    case ElementType::kFloat16:
-      return run<Float16>(p, parallel_for);
-    case ElementType::kBFloat16:
-      return run<BFloat16>(p, parallel_for);
-  }
+  if (is_one_step(p)) return ssd_state_update(p, parallel_for);
+  with_element(p.type, [&](auto element) {
+    run<decltype(element)>(p, parallel_for);
+  });
 }
 
 }  // namespace mamba_export::MAMBA_EXPORT_ISA

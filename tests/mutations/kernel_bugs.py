@@ -16,7 +16,7 @@ _STEP = "Vec step = load(static_cast<const T*>(p.dt) + at, s.lanes) + bias;"
 _SOFTPLUS = "if (p.dt_softplus) step = softplus(step);\n      store(dt[t], step);"
 _SKIP = "Vec out = fma(skip, load(static_cast<const T*>(p.x) + at, s.lanes), load(y[t]));"
 _CLAMPED = "return at_most(at_least(dt, p.dt_min), p.dt_max);"
-_LENGTH = "const std::int64_t length = p.seqlens == nullptr ? p.seqlen : p.seqlens[b];"
+_LENGTH = "const std::int64_t length = p.seqlens[b];"
 _DECAY = "store(chunk.decay + t, decay(dt, p.A[head]));"
 _STATE_OUT = "p.ssm_state_out[(s.b * p.dim + s.d + i) * p.dstate + n] = h[n][i];"
 _EVEN = "even = fma(state[i], set1(C[t][i]), even);\n"
@@ -343,8 +343,8 @@ KERNELS = [
         "51 conv_state from the padded tail",
         _CONV,
         "fuzz:CausalConv1d",
-        "p.seqlens == nullptr ? p.seqlen : p.seqlens[b],",
-        "p.seqlen,",
+        "seqlens == nullptr ? seqlen : seqlens[b],",
+        "seqlen,",
     ),
     bug(
         "52 initial state ignored",

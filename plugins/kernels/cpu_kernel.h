@@ -1,0 +1,36 @@
+// What the CPU kernels share besides vectors.
+#pragma once
+
+#include <cstdint>
+
+#include "simd.h"
+
+namespace mamba_export::MAMBA_EXPORT_ISA {
+namespace {
+
+inline std::int64_t lesser(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+
+// Calls f with a value of the type that `type` names.
+template <class F>
+void with_element(ElementType type, const F& f) {
+  switch (type) {
+    case ElementType::kFloat32:
+      return f(float{});
+    case ElementType::kFloat16:
+      return f(Float16{});
+    case ElementType::kBFloat16:
+      return f(BFloat16{});
+  }
+}
+
+// Whether a sequence is one token a row, none of them padding: then it is a step.
+template <class Params>
+bool is_one_step(const Params& p) {
+  for (std::int64_t b = 0; b < p.batch; ++b) {
+    if (p.seqlens[b] != 1) return false;
+  }
+  return p.seqlen == 1;
+}
+
+}  // namespace
+}  // namespace mamba_export::MAMBA_EXPORT_ISA
