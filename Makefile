@@ -75,12 +75,15 @@ test: venv ## all tests that need no GPU
 soak: venv ## the long tests: millions of op inputs, a million tokens, every seeded bug; an hour
 	$(BIN)/python -m tests.soak $(ARGS)
 
-lint: $(STAMP) ## ruff and mypy
+CPP = $(shell git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
+lint: $(STAMP) ## ruff, mypy and clang-format
+	$(BIN)/clang-format --dry-run -Werror $(CPP)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
 format: $(STAMP) ## rewrite the sources in the house style
+	$(BIN)/clang-format -i $(CPP)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 

@@ -40,9 +40,7 @@ void choose_residual(const AddRMSNormParams& p, const ParallelFor& parallel_for)
 }  // namespace
 
 void add_rms_norm(const AddRMSNormParams& p, const ParallelFor& parallel_for) {
-  with_element(p.type, [&](auto element) {
-    choose_residual<decltype(element)>(p, parallel_for);
-  });
+  with_element(p.type, [&](auto element) { choose_residual<decltype(element)>(p, parallel_for); });
 }
 
 }  // namespace mamba_export::MAMBA_EXPORT_ISA

@@ -104,15 +104,12 @@ void run(const CausalConv1dUpdateParams& p, std::int64_t seqlen, const std::int3
 }  // namespace
 
 void causal_conv1d(const CausalConv1dParams& p, const ParallelFor& parallel_for) {
-  with_element(p.type, [&](auto element) {
-    run<decltype(element)>(p, p.seqlen, p.seqlens, parallel_for);
-  });
+  with_element(p.type,
+               [&](auto element) { run<decltype(element)>(p, p.seqlen, p.seqlens, parallel_for); });
 }
 
 void causal_conv1d_update(const CausalConv1dUpdateParams& p, const ParallelFor& parallel_for) {
-  with_element(p.type, [&](auto element) {
-    run<decltype(element)>(p, 1, nullptr, parallel_for);
-  });
+  with_element(p.type, [&](auto element) { run<decltype(element)>(p, 1, nullptr, parallel_for); });
 }
 
 }  // namespace mamba_export::MAMBA_EXPORT_ISA

@@ -7,10 +7,10 @@ namespace mamba_export {
 // Each is defined by one build of the sources *_cpu.cpp.
 #define MAMBA_EXPORT_KERNEL(Op, kernel) void kernel(const Op##Params&, const ParallelFor&);
 #define MAMBA_EXPORT_ENTRY(Op, kernel) , kernel
-#define MAMBA_EXPORT_DECLARE(isa)                                                         \
-  namespace isa {                                                                         \
-  MAMBA_EXPORT_FOR_EACH_OP(MAMBA_EXPORT_KERNEL)                                           \
-  constexpr CpuKernels kKernels = {#isa MAMBA_EXPORT_FOR_EACH_OP(MAMBA_EXPORT_ENTRY)};    \
+#define MAMBA_EXPORT_DECLARE(isa)                                                      \
+  namespace isa {                                                                      \
+  MAMBA_EXPORT_FOR_EACH_OP(MAMBA_EXPORT_KERNEL)                                        \
+  constexpr CpuKernels kKernels = {#isa MAMBA_EXPORT_FOR_EACH_OP(MAMBA_EXPORT_ENTRY)}; \
   }
 
 MAMBA_EXPORT_DECLARE(portable)
@@ -51,9 +51,9 @@ const CpuKernels& cpu_kernels() {
   return chosen;
 }
 
-#define MAMBA_EXPORT_CALL(Op, kernel)                                             \
-  void kernel##_cpu(const Op##Params& p, const ParallelFor& parallel_for) {       \
-    cpu_kernels().kernel(p, parallel_for);                                        \
+#define MAMBA_EXPORT_CALL(Op, kernel)                                       \
+  void kernel##_cpu(const Op##Params& p, const ParallelFor& parallel_for) { \
+    cpu_kernels().kernel(p, parallel_for);                                  \
   }
 MAMBA_EXPORT_FOR_EACH_OP(MAMBA_EXPORT_CALL)
 

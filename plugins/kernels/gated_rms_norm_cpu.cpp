@@ -1,8 +1,8 @@
 // The gated RMS norm on the CPU: lane = channel, a group of a row at a time, twice over it. The
 // gated values of the first pass stay in float32 on the stack for the second; only those of a group
 // wider than that are formed again.
-#include "gated_rms_norm.h"
 #include "cpu_kernel.h"
+#include "gated_rms_norm.h"
 #include "mean_square.h"
 #include "vector_math.h"
 
@@ -58,9 +58,7 @@ void run(const GatedRMSNormParams& p, const ParallelFor& parallel_for) {
 }  // namespace
 
 void gated_rms_norm(const GatedRMSNormParams& p, const ParallelFor& parallel_for) {
-  with_element(p.type, [&](auto element) {
-    run<decltype(element)>(p, parallel_for);
-  });
+  with_element(p.type, [&](auto element) { run<decltype(element)>(p, parallel_for); });
 }
 
 }  // namespace mamba_export::MAMBA_EXPORT_ISA

@@ -37,8 +37,8 @@ struct SelectiveStateUpdateParams {
 
 // A sequence: the same, and how long it is.
 struct SelectiveScanParams : SelectiveStateUpdateParams {
-  std::int64_t seqlen = 0;                // T
-  bool reverse = false;                   // visit each row's valid tokens from its last to its first
+  std::int64_t seqlen = 0;  // T
+  bool reverse = false;     // visit each row's valid tokens from its last to its first
   const std::int32_t* seqlens = nullptr;  // [B], 0 to T
 };
 

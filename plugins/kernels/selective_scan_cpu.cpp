@@ -2,8 +2,8 @@
 // stay in registers from token to token, B and C are broadcast, and y needs no horizontal sum. For
 // one token lane = state, as it lies in memory. Both form each state by the same operations, so a
 // prefill and its steps leave the same bits.
-#include "selective_scan.h"
 #include "cpu_kernel.h"
+#include "selective_scan.h"
 #include "vector_math.h"
 
 namespace mamba_export::MAMBA_EXPORT_ISA {
@@ -55,12 +55,12 @@ void gather_rows(const Sequence<T>& s, const void* source, std::int64_t start, s
   }
 }
 
-// Carries a slice of `states` states over the tokens of a chunk. A slice that is not full leaves the
-// rest out: an infinite input times their B of 0 would be NaN.
+// Carries a slice of `states` states over the tokens of a chunk. A slice that is not full leaves
+// the rest out: an infinite input times their B of 0 would be NaN.
 template <bool kBound, bool kFull>
-void advance(std::int64_t states, std::int64_t tokens, const float (*A)[kLanes],
-             float (*h)[kLanes], const float (*dt)[kLanes], const float (*dtx)[kLanes],
-             const SliceRows& B, const SliceRows& C, float (*y)[kLanes]) {
+void advance(std::int64_t states, std::int64_t tokens, const float (*A)[kLanes], float (*h)[kLanes],
+             const float (*dt)[kLanes], const float (*dtx)[kLanes], const SliceRows& B,
+             const SliceRows& C, float (*y)[kLanes]) {
   Vec state[kSlice];
   for (int i = 0; i < kSlice; ++i) state[i] = load(h[i]);
   for (std::int64_t t = 0; t < tokens; ++t) {
@@ -229,16 +229,12 @@ void run(const SelectiveStateUpdateParams& p, const ParallelFor& parallel_for) {
 }  // namespace
 
 void selective_state_update(const SelectiveStateUpdateParams& p, const ParallelFor& parallel_for) {
-  with_element(p.type, [&](auto element) {
-    run<decltype(element)>(p, parallel_for);
-  });
+  with_element(p.type, [&](auto element) { run<decltype(element)>(p, parallel_for); });
 }
 
 void selective_scan(const SelectiveScanParams& p, const ParallelFor& parallel_for) {
   if (is_one_step(p)) return selective_state_update(p, parallel_for);
-  with_element(p.type, [&](auto element) {
-    run<decltype(element)>(p, parallel_for);
-  });
+  with_element(p.type, [&](auto element) { run<decltype(element)>(p, parallel_for); });
 }
 
 }  // namespace mamba_export::MAMBA_EXPORT_ISA

@@ -88,8 +88,7 @@ inline void store(BFloat16* p, Vec v) {
   const Ints even = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
   const Ints quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
   const Vec nan = _mm256_cmp_ps(v, v, _CMP_UNORD_Q);
-  const Vec rounded =
-      _mm256_blendv_ps(_mm256_castsi256_ps(even), _mm256_castsi256_ps(quiet), nan);
+  const Vec rounded = _mm256_blendv_ps(_mm256_castsi256_ps(even), _mm256_castsi256_ps(quiet), nan);
   const Ints halves = _mm256_srli_epi32(_mm256_castps_si256(rounded), 16);
   const Ints packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(halves, halves), 0x08);
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(packed));
@@ -132,8 +131,7 @@ inline std::uint32_t float_to_bits(float value) {
 inline float as_float(BFloat16 x) { return bits_to_float(std::uint32_t{x.bits} << 16); }
 inline BFloat16 to_bfloat16(float x) {
   const std::uint32_t bits = float_to_bits(x);
-  const std::uint32_t rounded =
-      x != x ? bits | 0x400000u : bits + 0x7fffu + ((bits >> 16) & 1u);
+  const std::uint32_t rounded = x != x ? bits | 0x400000u : bits + 0x7fffu + ((bits >> 16) & 1u);
   return {static_cast<std::uint16_t>(rounded >> 16)};
 }
 inline float as_float(Float16 x) {

@@ -1,17 +1,17 @@
 // Mamba-2's recurrence on the CPU: lane = column of a head's state [N,P]. A few rows of it stay in
 // registers for a chunk of tokens, while y of the chunk accumulates in L1; then come the next rows.
 // A prefill and its steps form each state by the same operations and leave the same bits.
-#include "ssd_chunk_scan.h"
 #include "cpu_kernel.h"
+#include "ssd_chunk_scan.h"
 #include "vector_math.h"
 
 namespace mamba_export::MAMBA_EXPORT_ISA {
 namespace {
 
-constexpr int kColumns = 4;                           // vectors of a row in registers at a time
-constexpr int kRows = kRegisters / 2 / kColumns;      // rows in registers at a time
-constexpr std::int64_t kTile = kColumns * kLanes;     // columns of a tile
-constexpr std::int64_t kChunk = 32;                   // tokens of a chunk
+constexpr int kColumns = 4;                        // vectors of a row in registers at a time
+constexpr int kRows = kRegisters / 2 / kColumns;   // rows in registers at a time
+constexpr std::int64_t kTile = kColumns * kLanes;  // columns of a tile
+constexpr std::int64_t kChunk = 32;                // tokens of a chunk
 static_assert(kChunk % kLanes == 0);
 
 template <class P>
@@ -227,16 +227,12 @@ void run(const SSDStateUpdateParams& p, const ParallelFor& parallel_for) {
 }  // namespace
 
 void ssd_state_update(const SSDStateUpdateParams& p, const ParallelFor& parallel_for) {
-  with_element(p.type, [&](auto element) {
-    run<decltype(element)>(p, parallel_for);
-  });
+  with_element(p.type, [&](auto element) { run<decltype(element)>(p, parallel_for); });
 }
 
 void ssd_chunk_scan(const SSDChunkScanParams& p, const ParallelFor& parallel_for) {
   if (is_one_step(p)) return ssd_state_update(p, parallel_for);
-  with_element(p.type, [&](auto element) {
-    run<decltype(element)>(p, parallel_for);
-  });
+  with_element(p.type, [&](auto element) { run<decltype(element)>(p, parallel_for); });
 }
 
 }  // namespace mamba_export::MAMBA_EXPORT_ISA

@@ -69,7 +69,7 @@ template <Element element, class Params, auto member>
 struct Member;
 
 // Its owner is the Params or what they extend.
-template <Element element, class Params, class Owner, class T, T* Owner::*member>
+template <Element element, class Params, class Owner, class T, T* Owner::* member>
 struct Member<element, Params, member> {
   static constexpr bool kTyped = element == Element::io || element == Element::residual;
   using Single = std::conditional_t<element == Element::i32, std::int32_t, float>;
@@ -92,7 +92,8 @@ constexpr OpSpec kOps[] = {
 #define MAMBA_EXPORT_OP(op, root, version)
 
 #define MAMBA_EXPORT_TENSOR(op, name, element, axes) \
-  {#op, #name, Element::element, axes, Member<Element::element, op##Params, &op##Params::name>::bind},
+  {#op, #name, Element::element, axes,               \
+   Member<Element::element, op##Params, &op##Params::name>::bind},
 
 #undef MAMBA_EXPORT_INPUT
 #define MAMBA_EXPORT_INPUT MAMBA_EXPORT_TENSOR

@@ -147,18 +147,26 @@ void print_samples(const char* name, const std::vector<double>& samples) {
 }
 
 // Compares the two sides once, then times them in turns. Returns whether they agree.
-template <class Ours, class Plain>
-bool measure(const char* kernel, const std::string& problem, Side& ours, Side& plain,
-             const Ours& run_ours, const Plain& run_plain) {
-  if (!problem.empty()) {
-    std::fprintf(stderr, "%s: %s\n", kernel, problem.c_str());
+//
+// `bind` stores where a side's y and state are; that is all in which the two calls differ.
+template <class Params, class Bind>
+bool measure(const char* name, void (*kernel)(const Params&, const ParallelFor&),
+             void (*loop)(const Params&), const Params& params, Side ours, const Bind& bind) {
+  Side plain = ours;
+  Params a = params, b = params;
+  bind(a, ours);
+  bind(b, plain);
+  if (const std::string problem = validate(a); !problem.empty()) {
+    std::fprintf(stderr, "%s: %s\n", name, problem.c_str());
     return false;
   }
+  const auto run_ours = [&] { kernel(a, ParallelFor()); };
+  const auto run_plain = [&] { loop(b); };
   run_ours();
   run_plain();
   const double error = worst_error(ours, plain);
   if (!(error <= kTolerance)) {
-    std::fprintf(stderr, "%s: differs from the plain loop by %g, at most %g is allowed\n", kernel,
+    std::fprintf(stderr, "%s: differs from the plain loop by %g, at most %g is allowed\n", name,
                  error, kTolerance);
     return false;
   }
@@ -168,13 +176,18 @@ bool measure(const char* kernel, const std::string& problem, Side& ours, Side& p
     plain_ns.push_back(nanoseconds(run_plain));
     ours_ns.push_back(nanoseconds(run_ours));
   }
-  std::printf("{\"kernel\": \"%s\", \"isa\": \"%s\", \"tokens\": %lld, \"error\": %.3g", kernel,
+  std::printf("{\"kernel\": \"%s\", \"isa\": \"%s\", \"tokens\": %lld, \"error\": %.3g", name,
               cpu_kernels().isa, static_cast<long long>(kTokens), error);
   print_samples("ours_ns", ours_ns);
   print_samples("plain_ns", plain_ns);
   std::printf("}\n");
   return true;
 }
+
+constexpr auto kBindScan = [](auto& p, Side& side) {
+  p.y = side.y.data();
+  p.ssm_state = p.ssm_state_out = side.state.data();
+};
 
 bool bench_scan() {
   SelectiveScanParams p;
@@ -192,17 +205,8 @@ bool bench_scan() {
   const std::int32_t seqlens = kTokens;
   p.x = x.data(), p.z = z.data(), p.dt = dt.data(), p.A = A.data(), p.B = B.data();
   p.C = C.data(), p.D = D.data(), p.dt_bias = dt_bias.data(), p.seqlens = &seqlens;
-  Side ours{Floats(x.size()), Floats(A.size())}, plain = ours;
-  const auto bound = [&p](Side& side) {
-    SelectiveScanParams q = p;
-    q.y = side.y.data();
-    q.ssm_state = q.ssm_state_out = side.state.data();
-    return q;
-  };
-  const SelectiveScanParams a = bound(ours), b = bound(plain);
-  return measure(
-      "selective_scan", validate(a), ours, plain,
-      [&] { cpu_kernels().selective_scan(a, ParallelFor()); }, [&] { plain_scan(b); });
+  return measure("selective_scan", cpu_kernels().selective_scan, plain_scan, p,
+                 {Floats(x.size()), Floats(A.size())}, kBindScan);
 }
 
 bool bench_ssd() {
@@ -224,17 +228,8 @@ bool bench_ssd() {
   p.x = x.data(), p.dt = dt.data(), p.A = A.data(), p.B = B.data(), p.C = C.data();
   p.D = D.data(), p.dt_bias = dt_bias.data(), p.seqlens = &seqlens;
   const auto states = static_cast<std::size_t>(p.nheads * p.dstate * p.headdim);
-  Side ours{Floats(x.size()), Floats(states)}, plain = ours;
-  const auto bound = [&p](Side& side) {
-    SSDChunkScanParams q = p;
-    q.y = side.y.data();
-    q.ssm_state = q.ssm_state_out = side.state.data();
-    return q;
-  };
-  const SSDChunkScanParams a = bound(ours), b = bound(plain);
-  return measure(
-      "ssd_chunk_scan", validate(a), ours, plain,
-      [&] { cpu_kernels().ssd_chunk_scan(a, ParallelFor()); }, [&] { plain_ssd(b); });
+  return measure("ssd_chunk_scan", cpu_kernels().ssd_chunk_scan, plain_ssd, p,
+                 {Floats(x.size()), Floats(states)}, kBindScan);
 }
 
 bool bench_conv() {
@@ -249,18 +244,12 @@ bool bench_conv() {
   const Floats bias = in.normal(p.channels);
   const std::int32_t seqlens = kTokens;
   p.x = x.data(), p.weight = weight.data(), p.bias = bias.data(), p.seqlens = &seqlens;
-  Side ours{Floats(x.size()), Floats(static_cast<std::size_t>(p.channels * (p.width - 1)))};
-  Side plain = ours;
-  const auto bound = [&p](Side& side) {
-    CausalConv1dParams q = p;
-    q.y = side.y.data();
-    q.conv_state = q.conv_state_out = side.state.data();
-    return q;
-  };
-  const CausalConv1dParams a = bound(ours), b = bound(plain);
-  return measure(
-      "causal_conv1d", validate(a), ours, plain,
-      [&] { cpu_kernels().causal_conv1d(a, ParallelFor()); }, [&] { plain_conv(b); });
+  const auto states = static_cast<std::size_t>(p.channels * (p.width - 1));
+  return measure("causal_conv1d", cpu_kernels().causal_conv1d, plain_conv, p,
+                 {Floats(x.size()), Floats(states)}, [](CausalConv1dParams& bound, Side& side) {
+                   bound.y = side.y.data();
+                   bound.conv_state = bound.conv_state_out = side.state.data();
+                 });
 }
 
 }  // namespace

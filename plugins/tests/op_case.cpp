@@ -173,20 +173,10 @@ struct Runner {
   const CpuKernels& kernels;
   const ParallelFor& parallel_for;
 
-  void operator()(const CausalConv1dParams& p) const { kernels.causal_conv1d(p, parallel_for); }
-  void operator()(const CausalConv1dUpdateParams& p) const {
-    kernels.causal_conv1d_update(p, parallel_for);
-  }
-  void operator()(const SelectiveScanParams& p) const { kernels.selective_scan(p, parallel_for); }
-  void operator()(const SelectiveStateUpdateParams& p) const {
-    kernels.selective_state_update(p, parallel_for);
-  }
-  void operator()(const SSDChunkScanParams& p) const { kernels.ssd_chunk_scan(p, parallel_for); }
-  void operator()(const SSDStateUpdateParams& p) const {
-    kernels.ssd_state_update(p, parallel_for);
-  }
-  void operator()(const AddRMSNormParams& p) const { kernels.add_rms_norm(p, parallel_for); }
-  void operator()(const GatedRMSNormParams& p) const { kernels.gated_rms_norm(p, parallel_for); }
+#define MAMBA_EXPORT_RUN(Op, kernel) \
+  void operator()(const Op##Params& p) const { kernels.kernel(p, parallel_for); }
+  MAMBA_EXPORT_FOR_EACH_OP(MAMBA_EXPORT_RUN)
+#undef MAMBA_EXPORT_RUN
 };
 
 }  // namespace
