@@ -7,10 +7,10 @@ namespace mamba_export {
 // Each is defined by one build of the sources *_cpu.cpp.
 #define MAMBA_EXPORT_KERNEL(Op, kernel) void kernel(const Op##Params&, const ParallelFor&);
 #define MAMBA_EXPORT_ENTRY(Op, kernel) , kernel
-#define MAMBA_EXPORT_DECLARE(isa)                                                      \
-  namespace isa {                                                                      \
-  MAMBA_EXPORT_FOR_EACH_OP(MAMBA_EXPORT_KERNEL)                                        \
-  constexpr CpuKernels kKernels = {#isa MAMBA_EXPORT_FOR_EACH_OP(MAMBA_EXPORT_ENTRY)}; \
+#define MAMBA_EXPORT_DECLARE(isa)                                                   \
+  namespace isa {                                                                   \
+  MAMBA_EXPORT_FOR_EACH_OP(MAMBA_EXPORT_KERNEL)                                     \
+  constexpr Kernels kKernels = {#isa MAMBA_EXPORT_FOR_EACH_OP(MAMBA_EXPORT_ENTRY)}; \
   }
 
 MAMBA_EXPORT_DECLARE(portable)
@@ -19,7 +19,7 @@ MAMBA_EXPORT_DECLARE(avx2)
 MAMBA_EXPORT_DECLARE(avx512)
 #endif
 
-const CpuKernels* cpu_kernels(std::string_view isa) {
+const Kernels* cpu_kernels(std::string_view isa) {
 #if defined(__x86_64__)
   // These ask the processor, and also whether the system saves the registers.
   if (isa == "avx512") {
@@ -37,14 +37,14 @@ const CpuKernels* cpu_kernels(std::string_view isa) {
   return isa == "portable" ? &portable::kKernels : nullptr;
 }
 
-const CpuKernels& cpu_kernels() {
-  static const CpuKernels& chosen = []() -> const CpuKernels& {
+const Kernels& cpu_kernels() {
+  static const Kernels& chosen = []() -> const Kernels& {
     const char* name = std::getenv("MAMBA_EXPORT_CPU_ISA");
     if (name != nullptr) {
-      if (const CpuKernels* named = cpu_kernels(name)) return *named;
+      if (const Kernels* named = cpu_kernels(name)) return *named;
     }
     for (const char* isa : {"avx512", "avx2"}) {
-      if (const CpuKernels* found = cpu_kernels(isa)) return *found;
+      if (const Kernels* found = cpu_kernels(isa)) return *found;
     }
     return portable::kKernels;
   }();

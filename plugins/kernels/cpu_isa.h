@@ -22,18 +22,19 @@ namespace mamba_export {
   X(AddRMSNorm, add_rms_norm)                     \
   X(GatedRMSNorm, gated_rms_norm)
 
-struct CpuKernels {
-  const char* isa;  // avx512, avx2 or portable
+struct Kernels {
+  const char* isa;  // avx512, avx2 or portable; tests have others
 #define MAMBA_EXPORT_MEMBER(Op, kernel) void (*kernel)(const Op##Params&, const ParallelFor&);
   MAMBA_EXPORT_FOR_EACH_OP(MAMBA_EXPORT_MEMBER)
 #undef MAMBA_EXPORT_MEMBER
+  bool exact = true;  // the parts of a sequence, or its steps, leave the same bits as the whole
 };
 
 // Returns the kernels of one instruction set, or null if this build or this machine lacks it.
-const CpuKernels* cpu_kernels(std::string_view isa);
+const Kernels* cpu_kernels(std::string_view isa);
 
 // Returns the fastest kernels that this machine runs. The environment variable
 // MAMBA_EXPORT_CPU_ISA, read once, names another set; one that is not there is ignored.
-const CpuKernels& cpu_kernels();
+const Kernels& cpu_kernels();
 
 }  // namespace mamba_export

@@ -57,7 +57,7 @@ class GuardedCall {
     return at;
   }
 
-  Outputs run(const CpuKernels& kernels, const Case& c, const Call& call) {
+  Outputs run(const Kernels& kernels, const Case& c, const Call& call) {
     const std::vector<void*> at = place(c, call);
     run_kernel(kernels, c.params(at), call.parallel_for);
     const std::size_t inputs = c.op->inputs.size();

@@ -95,7 +95,7 @@ std::size_t start_of(const Row& row, const Case& whole, const Case& part, const 
   return row.at_end ? whole.bytes(spec) - part.bytes(spec) : whole.bytes(spec) - a_row;
 }
 
-bool run_row(const Row& row, const CpuKernels& kernels) {
+bool run_row(const Row& row, const Kernels& kernels) {
   const auto start = std::chrono::steady_clock::now();
   const OpSpec& op = op_named(row.op);
   const Case part = compared_part(row, op);
@@ -168,7 +168,7 @@ int run_main(const std::string& isa, const std::string& op) {
   bool passed = true;
   int ran = 0;
   for (const char* name : {"avx512", "avx2", "portable"}) {
-    const CpuKernels* const kernels = cpu_kernels(name);
+    const Kernels* const kernels = cpu_kernels(name);
     if (kernels == nullptr || (!isa.empty() && isa != name)) continue;
     for (const Row& row : kRows) {
       if (!op.empty() && op != row.op) continue;

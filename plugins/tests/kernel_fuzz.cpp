@@ -1,4 +1,4 @@
-// Random calls of the kernels, on every instruction set that this machine has, compared with a
+// Random calls of the kernels, of every set that this program is linked with, compared with a
 // float64 reference. No runtime is involved. `kernel_fuzz --help` says how to use it.
 #include <algorithm>
 #include <chrono>
@@ -13,6 +13,7 @@
 
 #include "generate.h"
 #include "guarded_call.h"
+#include "kernel_sets.h"
 #include "properties.h"
 #include "reference.h"
 
@@ -42,11 +43,8 @@ struct Options {
 class Fuzzer {
  public:
   explicit Fuzzer(const Options& options) : options_(options) {
-    for (const char* isa : {"avx512", "avx2", "portable"}) {
-      const CpuKernels* const kernels = cpu_kernels(isa);
-      if (kernels != nullptr && (options.isa.empty() || options.isa == isa)) {
-        kernels_.push_back(kernels);
-      }
+    for (const Kernels* kernels : kernel_sets()) {
+      if (options.isa.empty() || options.isa == kernels->isa) kernels_.push_back(kernels);
     }
     if (kernels_.empty()) throw std::runtime_error("this machine has no kernels " + options.isa);
   }
@@ -75,7 +73,7 @@ class Fuzzer {
       if (!accepted(c, random, counts)) return true;
       const Expected expected = reference(c);
       survey(c, expected, counts);
-      for (const CpuKernels* kernels : kernels_) {
+      for (const Kernels* kernels : kernels_) {
         isa = kernels->isa;
         run_on(*kernels, c, expected, random, counts);
       }
@@ -123,7 +121,7 @@ class Fuzzer {
                             : "validate() accepts sizes that no kernel supports");
   }
 
-  void run_on(const CpuKernels& kernels, const Case& c, const Expected& expected, Random& random,
+  void run_on(const Kernels& kernels, const Case& c, const Expected& expected, Random& random,
               Counts& counts) {
     const Call call{random.chance(0.5), random.chance(0.5), {}};
     const Outputs whole = call_.run(kernels, c, call);
@@ -142,7 +140,7 @@ class Fuzzer {
 
   void report(double seconds, std::int64_t failures) const {
     std::string isas;
-    for (const CpuKernels* kernels : kernels_) isas += std::string(" ") + kernels->isa;
+    for (const Kernels* kernels : kernels_) isas += std::string(" ") + kernels->isa;
     std::printf("%-20s", "op");
     for (const Column& column : kColumns) std::printf(" %11s", column.name);
     std::printf(" %6s\n", "worst");
@@ -168,7 +166,7 @@ class Fuzzer {
   }
 
   Options options_;
-  std::vector<const CpuKernels*> kernels_;
+  std::vector<const Kernels*> kernels_;
   GuardedCall call_;
   std::map<std::string, Counts> by_op_;
 };

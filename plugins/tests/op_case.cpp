@@ -170,7 +170,7 @@ P over_time(P p, const Case& c, const Operands& at) {
 }
 
 struct Runner {
-  const CpuKernels& kernels;
+  const Kernels& kernels;
   const ParallelFor& parallel_for;
 
 #define MAMBA_EXPORT_RUN(Op, kernel) \
@@ -316,7 +316,7 @@ std::string validate_params(const Params& params) {
   return std::visit([](const auto& p) { return validate(p); }, params);
 }
 
-void run_kernel(const CpuKernels& kernels, const Params& params, const ParallelFor& parallel_for) {
+void run_kernel(const Kernels& kernels, const Params& params, const ParallelFor& parallel_for) {
   std::visit(Runner{kernels, parallel_for}, params);
 }
 

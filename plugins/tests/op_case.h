@@ -98,6 +98,6 @@ struct Case {
 };
 
 std::string validate_params(const Params& params);
-void run_kernel(const CpuKernels& kernels, const Params& params, const ParallelFor& parallel_for);
+void run_kernel(const Kernels& kernels, const Params& params, const ParallelFor& parallel_for);
 
 }  // namespace mamba_export::testing

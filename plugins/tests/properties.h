@@ -56,16 +56,16 @@ void compare(const std::string& name, ElementType type, const std::vector<char>&
 
 // A sequence in two parts, or token by token through the step op, leaves the same state, and a y
 // within the bounds of the whole. Each row goes by itself: a step has no lengths.
-void check_split(GuardedCall& guarded, const CpuKernels& kernels, const Case& c,
+void check_split(GuardedCall& guarded, const Kernels& kernels, const Case& c,
                  const Expected& expected, const Outputs& whole, Random& random, Counts& counts);
 
 // A row gives the same bits alone and without its padding.
-void check_row(GuardedCall& guarded, const CpuKernels& kernels, const Case& c,
+void check_row(GuardedCall& guarded, const Kernels& kernels, const Case& c,
                const Expected& expected, const Outputs& whole, Random& random, Counts& counts);
 
 // A kernel gives the same bits in place or not, with threads and in another order of items.
 // `layout` is that of the call that gave `whole`.
-void check_again(GuardedCall& guarded, const CpuKernels& kernels, const Case& c, const Call& layout,
+void check_again(GuardedCall& guarded, const Kernels& kernels, const Case& c, const Call& layout,
                  const Outputs& whole, Random& random, Counts& counts);
 
 // Every way to spoil sizes or lengths is refused with a message.

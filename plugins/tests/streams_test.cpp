@@ -31,7 +31,7 @@ class Stream {
     for (std::size_t i = 0; i < call_.op->inputs.size(); ++i) write(i, call_.values[i]);
   }
 
-  void step(const CpuKernels& kernels) {
+  void step(const Kernels& kernels) {
     std::vector<void*> at;
     for (std::size_t i = 0; i < operands_.size(); ++i) {
       const bool token = i < call_.op->inputs.size() && call_.op->inputs[i].axes[0] == 'B' &&
@@ -103,7 +103,7 @@ Case weights_of(const std::string& op, ElementType type) {
   return c;
 }
 
-bool check(const CpuKernels& kernels, const std::string& op, ElementType type, int tokens) {
+bool check(const Kernels& kernels, const std::string& op, ElementType type, int tokens) {
   const Case weights = weights_of(op, type);
   std::vector<Stream> alone, together;
   for (int i = 0; i < kStreams; ++i) {
@@ -136,7 +136,7 @@ int run_main(int tokens) {
   bool passed = true;
   int combinations = 0;
   for (const char* isa : {"avx512", "avx2", "portable"}) {
-    const CpuKernels* const kernels = cpu_kernels(isa);
+    const Kernels* const kernels = cpu_kernels(isa);
     if (kernels == nullptr) continue;
     for (const char* op : {"CausalConv1dUpdate", "SelectiveStateUpdate", "SSDStateUpdate"}) {
       for (const auto type : {ElementType::kFloat32, ElementType::kFloat16}) {

@@ -1,0 +1,14 @@
+// The CPU kernels of every instruction set.
+#include "kernel_sets.h"
+
+namespace mamba_export::testing {
+
+std::vector<const Kernels*> kernel_sets() {
+  std::vector<const Kernels*> sets;
+  for (const char* isa : {"avx512", "avx2", "portable"}) {
+    if (const Kernels* const kernels = cpu_kernels(isa)) sets.push_back(kernels);
+  }
+  return sets;
+}
+
+}  // namespace mamba_export::testing

@@ -1,0 +1,51 @@
+// Runs CUDA kernels on a CPU, so that their logic is tested where there is no GPU.
+//
+// The kernels' sources are compiled as C++ with this directory in front of CUDA's own headers. A
+// block runs at a time; its threads are fibres that run until they meet a barrier or exchange
+// values inside their warp. Nothing is modelled that needs hardware: no timing, no caches, no weak
+// memory order. The order of the threads may be reversed: a kernel that lacks a barrier then gives
+// other numbers.
+//
+// A kernel whose threads wait at different barriers, or that ends while others wait, ends the
+// process with a message.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+
+namespace mamba_export::simt {
+
+struct Dim {
+  unsigned x = 1, y = 1, z = 1;
+};
+
+// Where the running thread is.
+struct Place {
+  Dim thread, block;
+};
+
+Place& here();
+
+constexpr unsigned kWarp = 32;
+constexpr std::size_t kSharedBytes = 227 * 1024;  // what a block of an H200 may have
+
+// The block's dynamic shared memory; full of NaN when a block starts.
+void* shared_memory();
+
+// Waits for all threads of the block, or of the warp.
+void block_barrier();
+void warp_barrier();
+
+// Gives `bytes` of every thread of the warp to all of them: returns them in the order of lanes.
+// What is returned stays until the thread's next exchange.
+const void* exchange(const void* value, std::size_t bytes);
+constexpr std::size_t kExchangeBytes = 64;
+
+// Runs `thread` for every thread of every block of the grid.
+void run_grid(Dim grid, Dim block, std::size_t shared_bytes, const std::function<void()>& thread);
+
+// Whether threads run from the last to the first.
+void set_reversed(bool reversed);
+
+}  // namespace mamba_export::simt
