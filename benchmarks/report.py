@@ -82,17 +82,14 @@ def print_table(suite: str, rows: list[Row]) -> None:
 def record(suite: str, rows: list[Row], directory: Path, run: Mapping[str, object]) -> Path:
     """Append one JSON line a row to the file of this day and hardware, and return its path.
 
-    ``run`` says which run of the program it was, the same for all its rows.
+    ``run`` says which run of the program it was and of which commit, the same for all its rows.
     """
     directory.mkdir(parents=True, exist_ok=True)
     now = datetime.datetime.now(datetime.timezone.utc)
     file = directory / f"{now:%Y-%m-%d}-{hardware.slug()}.jsonl"
-    commit, dirty = hardware.commit()
     common = {
         "schema": 1,
         "date": now.isoformat(timespec="seconds"),
-        "commit": commit,
-        "dirty": dirty,
         **run,
         "suite": suite,
         "hardware": hardware.hardware(),

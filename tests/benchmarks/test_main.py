@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from benchmarks import cpu_suite
+from benchmarks import cpu_suite, hardware
 from benchmarks.__main__ import main
 from benchmarks.cases import EXPORT, Case
 from benchmarks.report import Row, Verdict
@@ -34,3 +35,18 @@ def test_a_check_fails_on_what_is_missed_and_on_nothing_else(
     assert main(options) == 0
     if verdict is not Verdict.no_goal:
         assert f"{verdict.name.replace('_', ' ')}: 1" in capsys.readouterr().out
+
+
+def test_a_run_is_of_the_commit_it_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits = iter([("a" * 40, False), ("b" * 40, True)])
+    monkeypatch.setattr(hardware, "commit", lambda: next(commits))
+    monkeypatch.setattr(
+        cpu_suite, "run", lambda case, setup: [Row(case.name, "ours", {}, Verdict.aim)]
+    )
+    assert main(["--suite", "cpu", "--case", "load.*", "--results", str(tmp_path)]) == 0
+    (file,) = tmp_path.iterdir()
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [row["case"] for row in rows] == ["load.mamba", "load.mamba2"]
+    assert all((row["commit"], row["dirty"]) == ("a" * 40, False) for row in rows)

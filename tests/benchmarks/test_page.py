@@ -13,7 +13,8 @@ from tests.benchmarks.samples import sample_row
 
 
 def recorded(results: Path, rows: list[Row], run: str, **only: Any) -> None:
-    record("cpu", rows, results, {"run": run, "only": {**page.WHOLE, **only}})
+    commit = {"commit": "0123456789abcdef", "dirty": False}
+    record("cpu", rows, results, {"run": run, **commit, "only": {**page.WHOLE, **only}})
 
 
 PAGE = """# Title
@@ -39,6 +40,7 @@ def test_the_page_has_the_last_whole_run(tmp_path: Path) -> None:
     assert text.endswith("\n\nafter\n")
     assert "old" not in text
     assert "Measured 2026-01-02" in text
+    assert "commit 0123456789ab; " in text
     assert text.count("prefill.mamba.float32") == 2
     assert written[1].read_bytes().startswith(b"\x89PNG")
     again = page.write_page("cpu", tmp_path / "r", tmp_path)[0].read_text()
