@@ -15,6 +15,7 @@ def test_bars_of_a_panel() -> None:
         sample_row(case="prefill.mamba.4_bits", subject="llama.cpp Q4_0 0.5 abc"),
         sample_row(),
         sample_row(subject="mobius 0.1"),
+        sample_row(case="prefill.mamba.float32.all_logits", subject="other 1"),
         sample_row(case="decode.mamba.float32"),
         sample_row(case="prefill.mamba2.float32"),
         sample_row(subject="transformers 5", measures={}),

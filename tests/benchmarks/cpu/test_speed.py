@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,34 @@ def test_rows_of_peers_that_run_are_missing_or_fail(peers: None, tmp_path: Path)
     broken = rows["prefill.mamba.float32", "broken"]
     assert (broken.verdict, broken.note) == (Verdict.not_run, "exit 3: no such device")
     assert rows["decode.mamba.float32", "unprepared"].note == "it converts nothing"
+
+
+def test_a_case_may_be_of_one_phase_and_of_all_logits(peers: None, tmp_path: Path) -> None:
+    case = replace(
+        SPEED_CASE, peers=("good", "absent"), phases=("prefill",), logits="all", goals={}
+    )
+    rows = rows_of(case, Setup(tmp_path))
+    assert list(rows) == [
+        ("prefill.mamba.float32.all_logits", "absent"),
+        ("prefill.mamba.float32.all_logits", "good 1.0"),
+    ]
+    assert rows["prefill.mamba.float32.all_logits", "good 1.0"].about["logits"] == "all"
+
+
+@pytest.mark.parametrize("logits", ["last", "all"])
+def test_our_side_computes_the_logits_of_the_case(
+    logits: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def bench(command: list[str]) -> str:
+        asked.extend(command)
+        return json.dumps({"prefill": [{"seconds": [0.5]}], "decode": {"seconds": [1, 3, 5, 7]}})
+
+    monkeypatch.setattr(speed, "output_of", bench)
+    found = speed._bench(Path("artifact"), replace(SPEED_CASE, logits=logits))
+    assert asked[asked.index("--logits") + 1] == logits
+    assert (found.prefill_s, found.step_s) == ((0.5,), (2, 6))
 
 
 def test_nothing_wrong_is_timed(
