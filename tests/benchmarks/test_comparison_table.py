@@ -21,6 +21,14 @@ from tests.benchmarks.samples import RATIO, sample_row
             ],
         ),
         (
+            sample_row(verdict=Verdict.unclear, note="the interval contains the limit: ratio"),
+            [
+                *("prefill.mamba.float32", "512 tokens/s", "llama.cpp F32 0.5 abc", "256 tokens/s"),
+                *("2.00×", "1.90–2.12", "1.5× / 4×", "unclear"),
+                "the interval contains the limit: ratio; 88% of read bandwidth",
+            ],
+        ),
+        (
             Row(
                 "load.mamba", "ours", {"load_s": 0.61}, Verdict.aim, "", {"load_s": Goal(1.5, 0.7)}
             ),
@@ -42,7 +50,7 @@ from tests.benchmarks.samples import RATIO, sample_row
             ["decode.x", "", "mobius", "", "", "", "1× / 1.2×", "skipped", "not installed"],
         ),
     ],
-    ids=["comparison", "load", "quality", "skip"],
+    ids=["comparison", "unclear", "load", "quality", "skip"],
 )
 def test_cells_of_a_row(row: Row, expected: list[str]) -> None:
     assert cells(line(row)) == expected
