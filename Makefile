@@ -96,7 +96,7 @@ bench-export: venv $(STAMP)-bench ## time and memory of an export, against their
 bench-cpu: venv $(STAMP)-bench ## speed, load and quality on this CPU, against others' programs
 	cmake -S . -B build/bench -G Ninja -D MAMBA_EXPORT_TESTS=ON -D MAMBA_EXPORT_ONNXRUNTIME=OFF
 	cmake --build build/bench --target kernel_bench
-	$(BIN)/python -m benchmarks --suite cpu --budget 540
+	$(BIN)/python -m benchmarks --suite cpu --budget 900
 
 # From the source package of its Python binding, which holds a whole release of it.
 LLAMA := build/llama.cpp

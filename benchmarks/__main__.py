@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import cases
+from benchmarks import cases, hardware
 from benchmarks.comparison_table import print_comparison
 from benchmarks.report import Row, Verdict, print_table, record, summary
 from benchmarks.setup import Setup
@@ -49,7 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     setup = Setup(options.work, options.peer, options.llama_bench, options.kernel_bench)
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    run = {"run": now, "only": {"case": options.case, "peer": options.peer}}
+    # Once: a run is of one commit, and a commit made meanwhile is not what was measured.
+    commit, dirty = hardware.commit()
+    only = {"case": options.case, "peer": options.peer}
+    run = {"run": now, "commit": commit, "dirty": dirty, "only": only}
     started = time.monotonic()
     rows: list[Row] = []
     for case in chosen:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,14 +202,18 @@ class SpeedCase(Case):
 
     ``goals`` maps "<phase> vs <peer>" to the limits of the ratio of speeds, and
     "<phase> of bandwidth" to those of what decode reads, against what this machine can.
+    ``logits`` are those that our prefill computes; a peer that always computes those of every token
+    is compared with both.
     """
 
     bits: int
     peers: tuple[str, ...]
+    phases: tuple[str, ...] = ("prefill", "decode")
+    logits: Literal["last", "all"] = "last"
     threads: int = 2
     seqlen: int = 512
     steps: int = 64
-    blocks: int = 3
+    blocks: int = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,6 +301,16 @@ CPU: tuple[Case, ...] = (
             "decode vs llama.cpp F32": at_least(1, 1.15),
             "decode of bandwidth": at_least(None, 0.9),
         },
+    ),
+    SpeedCase(
+        name="speed.mamba2.float32.all_logits",
+        about="130m shape, 512 tokens, the logits of each, 2 threads",
+        shape=MAMBA2_130M,
+        bits=32,
+        peers=("mobius",),
+        phases=("prefill",),
+        logits="all",
+        steps=2,
     ),
     *(
         SpeedCase(

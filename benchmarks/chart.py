@@ -68,7 +68,9 @@ def _panel(axes: Any, title: str, drawn: Sequence[Bar]) -> None:
 
 
 def _is_speed(record: Mapping[str, Any]) -> bool:
-    return record["case"].split(".")[0] in PHASES and "ratio" in record["measures"]
+    """Return whether a row has bars; one with other logits than usual has none."""
+    phase, *names = record["case"].split(".")
+    return phase in PHASES and len(names) == 2 and "ratio" in record["measures"]
 
 
 def _short(subject: str) -> str:

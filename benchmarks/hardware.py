@@ -10,6 +10,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from benchmarks.worker import ROOT
+
+# Written by the program itself, while it measures or afterwards.
+WRITTEN = ("benchmarks/results", "docs/performance.md", "docs/performance-*.png")
 PACKAGES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "torch", "transformers")
 
 
@@ -34,11 +38,15 @@ def versions() -> dict[str, str]:
     }
 
 
-def commit() -> tuple[str | None, bool | None]:
-    """Return the commit of this tree, and whether the tree has changes beside it."""
+def commit(root: Path = ROOT) -> tuple[str | None, bool | None]:
+    """Return the commit of a tree, and whether the tree has changes beside it.
+
+    What the program writes is none: it would make its own first row change the second.
+    """
+    others = ("--", ".", *(f":(exclude){path}" for path in WRITTEN))
     try:
-        head = _git("rev-parse", "HEAD").strip()
-        return head, bool(_git("status", "--porcelain").strip())
+        head = _git(root, "rev-parse", "HEAD").strip()
+        return head, bool(_git(root, "status", "--porcelain", *others).strip())
     except (OSError, subprocess.CalledProcessError):
         return None, None
 
@@ -61,8 +69,7 @@ def _processor() -> str:
     return model[1] if model else platform.machine()
 
 
-def _git(*arguments: str) -> str:
-    root = Path(__file__).parents[1]
+def _git(root: Path, *arguments: str) -> str:
     run = subprocess.run(
         ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
     )

@@ -22,17 +22,21 @@ from benchmarks.cases import Goal
 class Verdict(enum.Enum):
     """How a row stands to its limits; the value is what is printed.
 
-    ``aim``: it keeps all of them. ``must``: those that it must keep. ``disturbed``: others used the
-    machine, so it is not judged.
+    ``aim``: it keeps all of them. ``must``: those that it must keep. ``unclear``: its interval
+    contains one of those. ``disturbed``: others used the machine, so it is not judged.
     """
 
     aim = "aim"
     must = "must"
+    unclear = "unclear"
     missed = "MISSED"
     disturbed = "disturbed"
     no_goal = "-"
     skipped = "skipped"
     not_run = "not run"
+
+
+_FROM_BEST = (Verdict.aim, Verdict.must, Verdict.unclear, Verdict.missed)
 
 
 @dataclass(frozen=True)
@@ -78,17 +82,14 @@ def print_table(suite: str, rows: list[Row]) -> None:
 def record(suite: str, rows: list[Row], directory: Path, run: Mapping[str, object]) -> Path:
     """Append one JSON line a row to the file of this day and hardware, and return its path.
 
-    ``run`` says which run of the program it was, the same for all its rows.
+    ``run`` says which run of the program it was and of which commit, the same for all its rows.
     """
     directory.mkdir(parents=True, exist_ok=True)
     now = datetime.datetime.now(datetime.timezone.utc)
     file = directory / f"{now:%Y-%m-%d}-{hardware.slug()}.jsonl"
-    commit, dirty = hardware.commit()
     common = {
         "schema": 1,
         "date": now.isoformat(timespec="seconds"),
-        "commit": commit,
-        "dirty": dirty,
         **run,
         "suite": suite,
         "hardware": hardware.hardware(),
@@ -122,21 +123,39 @@ def summary(rows: list[Row]) -> str:
 
 
 def judge(measures: Mapping[str, float], goals: Mapping[str, Goal]) -> tuple[Verdict, str]:
-    """Compare measures with their limits; a measure that is missing or no number keeps none."""
-    missed = [name for name, goal in goals.items() if not _keeps(measures, name, goal, goal.must)]
-    if missed:
-        return Verdict.missed, f"beyond the limit: {', '.join(missed)}"
-    if not goals:
-        return Verdict.no_goal, ""
-    aims = [_keeps(measures, name, goal, goal.aim) for name, goal in goals.items()]
-    has_aim = any(goal.aim is not None for goal in goals.values())
-    return (Verdict.aim if has_aim and all(aims) else Verdict.must), ""
+    """Compare measures with their limits.
+
+    A measure that has an interval (``ratio`` has ``ratio_low`` and ``ratio_high``) keeps or misses
+    a ``must`` only with all of it; an ``aim`` is a matter of the median. A measure that is missing
+    or no number keeps nothing.
+
+    Returns:
+        The worst verdict, and the reason if it is none to be content with.
+    """
+    verdicts = {name: _verdict(measures, name, goal) for name, goal in goals.items()}
+    worst = max(verdicts.values(), key=_FROM_BEST.index, default=Verdict.no_goal)
+    names = [name for name, verdict in verdicts.items() if verdict is worst]
+    if worst is Verdict.missed:
+        return worst, f"beyond the limit: {', '.join(names)}"
+    if worst is Verdict.unclear:
+        return worst, f"the interval contains the limit: {', '.join(names)}"
+    return worst, ""
 
 
-def _keeps(measures: Mapping[str, float], name: str, goal: Goal, bound: float | None) -> bool:
+def _verdict(measures: Mapping[str, float], name: str, goal: Goal) -> Verdict:
+    value = measures.get(name, math.nan)
+    low, high = measures.get(f"{name}_low", value), measures.get(f"{name}_high", value)
+    worst, best = (low, high) if goal.least else (high, low)
+    if not _keeps(best, goal.must, goal):
+        return Verdict.missed
+    if not _keeps(worst, goal.must, goal):
+        return Verdict.unclear
+    return Verdict.aim if goal.aim is not None and _keeps(value, goal.aim, goal) else Verdict.must
+
+
+def _keeps(value: float, bound: float | None, goal: Goal) -> bool:
     if bound is None:
         return True
-    value = measures.get(name, math.nan)
     return value >= bound if goal.least else value <= bound
 
 

@@ -15,7 +15,7 @@ from benchmarks.worker import ROOT, WorkerError, output_of
 BUILT = ROOT / "build" / "bench" / "plugins" / "tests" / "kernel_bench"
 """Where `make bench-cpu` builds it."""
 
-_PROCESSES = 3
+_PROCESSES = 5
 
 
 def run(case: KernelCase, setup: Setup) -> list[Row]:

@@ -23,7 +23,6 @@ from benchmarks.worker import WorkerError, ours, output_of
 from mamba_export.runtime.libraries import native_library
 
 OURS = "ours"
-PHASES = ("prefill", "decode")
 SECONDS = 4.0  # for prefill and decode of ours together, in each process
 
 
@@ -59,13 +58,15 @@ def run(case: SpeedCase, setup: Setup) -> list[Row]:
             continue
         pairs = [(found[OURS], found[name]) for found in blocks]
         subject = f"{name} {version}"
-        rows += [_row(case, phase, name, subject, pairs, disturbance) for phase in PHASES]
+        rows += [_row(case, phase, name, subject, pairs, disturbance) for phase in case.phases]
     return rows
 
 
-def precision(case: SpeedCase) -> str:
-    """Return how the weights are called in names of rows."""
-    return "float32" if case.bits == FULL else f"{case.bits}_bits"
+def row_name(case: SpeedCase, phase: str) -> str:
+    """Return the name of the rows of a phase; one with other logits than usual says so."""
+    precision = "float32" if case.bits == FULL else f"{case.bits}_bits"
+    name = f"{phase}.{case.shape.family}.{precision}"
+    return name if case.logits == "last" else f"{name}.{case.logits}_logits"
 
 
 def _peers(case: SpeedCase, setup: Setup) -> tuple[dict[str, str], list[Row]]:
@@ -84,13 +85,9 @@ def _peers(case: SpeedCase, setup: Setup) -> tuple[dict[str, str], list[Row]]:
 def _unmeasured(case: SpeedCase, peer: str, verdict: Verdict, reason: str) -> list[Row]:
     """Return a row without figures for each phase."""
     return [
-        Row(_name(case, phase), peer, {}, verdict, reason, _goals(case, phase, peer))
-        for phase in PHASES
+        Row(row_name(case, phase), peer, {}, verdict, reason, _goals(case, phase, peer))
+        for phase in case.phases
     ]
-
-
-def _name(case: SpeedCase, phase: str) -> str:
-    return f"{phase}.{case.shape.family}.{precision(case)}"
 
 
 def _goals(case: SpeedCase, phase: str, peer: str) -> dict[str, Any]:
@@ -124,7 +121,7 @@ def _measured(name: str, case: SpeedCase, model: Path | Skip, setup: Setup) -> S
 
 
 def _bench(directory: Path, case: SpeedCase) -> Ours:
-    sizes = ["--prefill", str(case.seqlen), "--decode", str(case.steps)]
+    sizes = ["--prefill", str(case.seqlen), "--decode", str(case.steps), "--logits", case.logits]
     limits = ["--threads", str(case.threads), "--seconds", str(SECONDS), "--format", "json"]
     document = json.loads(output_of(ours("bench", str(directory), *sizes, *limits)))
     prefills = tuple(document["prefill"][0]["seconds"])
@@ -150,11 +147,12 @@ def _row(
     if phase == "decode":
         traffic = [document["traffic"] for document in documents]
         moved = traffic[0]["weight_bytes"] + traffic[0]["state_bytes"]
-        read = spread([[each["read_bandwidth"]] for each in traffic]).median
+        # What this machine can at its best: see read_bandwidth.
+        read = max(each["read_bandwidth"] for each in traffic)
         measures["of_bandwidth"] = round(moved / spread(sides[0]).median / read, 3)
     library = native_library()
     return comparison_row(
-        _name(case, phase),
+        row_name(case, phase),
         subject,
         *sides,
         goals=_goals(case, phase, peer),
@@ -163,6 +161,7 @@ def _row(
             "shape": case.shape.record(),
             "bits": case.bits,
             "seqlen": case.seqlen,
+            "logits": case.logits,
             "threads": case.threads,
             "route": library.cpu_isa or "function body",
             "ours": [_summary(each) for each in documents],

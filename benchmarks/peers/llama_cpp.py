@@ -43,7 +43,7 @@ class LlamaCpp:
             said = subprocess.run([program, "--version"], capture_output=True, text=True).stderr
         except OSError as error:
             return Skip(f"{program.name} cannot be run: {error.strerror}")
-        version = re.search(r"version: (\S+).*commit (\w+)", said)
+        version = re.search(r"version: (\S+).*commit (\w{1,7})", said)
         return Peer(f"{version[1]} {version[2]}" if version else "of unknown version")
 
     def prepare(self, checkpoint: Path, setup: Setup) -> Path:

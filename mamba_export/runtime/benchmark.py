@@ -58,7 +58,7 @@ class Traffic:
     bytes_per_second: float
     """At the median step."""
     read_bandwidth: float
-    """Bytes a second, measured with as many threads."""
+    """Bytes a second at best, measured with as many threads, before the steps and after them."""
     share: float
     """Of the bandwidth; a model that fits a cache can pass 1."""
 
@@ -123,10 +123,13 @@ def benchmark(
         random = np.random.default_rng(seed)
         prompts = [random.integers(0, session.vocab_size, (batch, length)) for length in prefill]
         prefills = tuple(_prefill(session, prompt, logits, share) for prompt in prompts)
-        speed = _decode(session, prompts[0], decode, share)
+        # Before the buffer of the bandwidth, which is no memory of the model. Steps need no more
+        # than a prompt did, and if they do, it is still resident after them.
         _, peak = _memory()
-    # Last, because its buffer would count as memory of the model.
-    bandwidth = read_bandwidth(threads)
+        before = read_bandwidth(threads)
+        speed = _decode(session, prompts[0], decode, share)
+        resident, _ = _memory()
+    bandwidth = max(before, read_bandwidth(threads))
     return Benchmark(
         path=str(path),
         batch=batch,
@@ -137,7 +140,7 @@ def benchmark(
         decode=speed,
         traffic=_traffic(artifact, batch, speed, bandwidth),
         loaded_bytes=loaded,
-        peak_bytes=peak,
+        peak_bytes=max(peak, resident) if peak and resident else None,
     )
 
 

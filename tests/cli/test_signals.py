@@ -36,9 +36,10 @@ main()
 
 
 def start(*, ignored: int | None = None) -> subprocess.Popen[str]:
-    def ignore() -> None:
-        if ignored is not None:
-            signal.signal(ignored, signal.SIG_IGN)
+    def inherited() -> None:
+        # Whatever these tests were started with: `nohup` ignores SIGHUP.
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN if number == ignored else signal.SIG_DFL)
 
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM],
@@ -46,7 +47,7 @@ def start(*, ignored: int | None = None) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'cli'}"},
-        preexec_fn=ignore,
+        preexec_fn=inherited,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "working\n"

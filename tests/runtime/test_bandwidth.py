@@ -1,0 +1,42 @@
+"""What is said to be read from memory is read from memory, and the fastest pass counts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mamba_export.runtime import bandwidth
+from mamba_export.runtime.bandwidth import read_bandwidth
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_it_is_that_of_a_memory(threads: int) -> None:
+    # No memory of a machine that runs this is slower, and none is faster.
+    assert 5e8 < read_bandwidth(threads, passes=3) < 2e12
+
+
+def test_the_fastest_pass_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bandwidth, "_buffer_bytes", lambda: 2**20)
+    clock = iter([0.0, 9.0, 10.0, 12.0, 20.0, 20.5, 30.0, 31.0])
+    monkeypatch.setattr(bandwidth.time, "perf_counter", lambda: next(clock))
+    # The first pass, of 9 s, fills the pages in and does not count.
+    assert read_bandwidth(1, passes=3) == 2**20 / 0.5
+
+
+@pytest.mark.parametrize(
+    ("caches", "size"),
+    [
+        ((), 256 * 2**20),
+        (("32K", "512K", "16M"), 256 * 2**20),
+        (("32K", "768M", "1024K"), 8 * 768 * 2**20),
+    ],
+)
+def test_no_cache_holds_the_buffer(
+    caches: tuple[str, ...], size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for index, text in enumerate(caches):
+        (tmp_path / f"index{index}").mkdir()
+        (tmp_path / f"index{index}" / "size").write_text(f"{text}\n")
+    monkeypatch.setattr(bandwidth, "_CACHES", tmp_path)
+    assert bandwidth._buffer_bytes() == size
