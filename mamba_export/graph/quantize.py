@@ -63,7 +63,7 @@ def quantize(
     bits: int,
     block: int = BLOCKS[-1],
     force: bool = False,
-    verify: Callable[[Path], dict[str, Any]] | None = None,
+    verify: Callable[[Path], dict[str, Any] | None] | None = None,
     progress: Progress | None = None,
 ) -> Artifact:
     """Write an artifact whose matrices are integers in blocks; activations and states stay float32.
