@@ -159,12 +159,14 @@ class ParityReport:
     def summary(self) -> dict[str, Any]:
         """Return the few figures that go into an artifact's manifest."""
         logits = next(row for row in self.outputs if row.name == "logits")
+        states = [row for row in self.outputs if row.layer is not None]
         return {
             "passed": self.passed,
             "reference": self.reference,
             "tokens": self.tokens,
             "logits_relative_rms": _finite(logits.relative_rms),
             "logits_max_error": _finite(logits.max_error),
+            "states_relative_rms": _finite(max((row.relative_rms for row in states), default=0.0)),
             "checks": {check.name: check.passed for check in self.checks},
         }
 

@@ -82,6 +82,12 @@ def test_a_verified_export_says_so_in_its_manifest(cli, tmp_path: Path) -> None:
     assert "verified: parity with eager passed" in found.stdout
     parity = json.loads((tmp_path / "out" / "manifest.json").read_text())["parity"]
     assert parity["passed"] and all(parity["checks"].values())
+    shown = cli("inspect", tmp_path / "out").stdout
+    assert "passed when exported, against eager model: logits RMS " in shown
+    again = cli("onnx", tmp_path / "out", "-o", tmp_path / "again")
+    assert again.code == 2
+    assert "this is an artifact already" in again.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_an_export_that_fails_its_parity_is_not_written(cli, tmp_path: Path, monkeypatch) -> None:
