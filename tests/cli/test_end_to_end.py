@@ -280,9 +280,24 @@ def test_parity_finds_a_changed_weight(cli, written, tmp_path: Path) -> None:
     assert page.is_file(), "the report is of most use now"
 
 
-def test_parity_with_another_checkpoint(cli, written) -> None:
+def test_parity_with_another_model(cli, written) -> None:
     artifact, _ = written(MAMBA2, "--step")
-    found = cli("parity", artifact, "--against", TRAINED / MAMBA, "--tokens", 8, "--steps", 0)
+    found = cli("parity", artifact, "--against", TRAINED / MAMBA)
+    assert found.code == 2
+    assert found.stdout == "", "a table of infinities says nothing"
+    for words in ("error[parity.other_model]", "  option: against", "mamba2, 6 ", "mamba, 6 "):
+        assert words in found.stderr
+
+
+def test_parity_with_another_checkpoint(cli, written, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    artifact, _ = written(MAMBA2, "--step")
+    other = shutil.copytree(TRAINED / MAMBA2, tmp_path / "other")
+    tensors = load_file(other / "model.safetensors")
+    tensors["backbone.layers.0.norm.weight"] *= 1.01
+    save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
+    found = cli("parity", artifact, "--against", other, "--tokens", 8, "--steps", 0)
     assert found.code == 79
     assert found.stdout.endswith("FAILED; layer 0 diverged first\n")
     assert found.stderr.startswith("warning: ")
