@@ -13,6 +13,7 @@ class MambaExportError(Exception):
             never the prose.
         file: the file at fault, as the user knows it.
         tensor: the tensor, node, config key or operand at fault.
+        option: the option or argument at fault.
         expected: what a correct input would have had.
         found: what this one has.
     """
@@ -25,6 +26,7 @@ class MambaExportError(Exception):
         code: str,
         file: str | None = None,
         tensor: str | None = None,
+        option: str | None = None,
         expected: object = None,
         found: object = None,
     ) -> None:
@@ -34,6 +36,7 @@ class MambaExportError(Exception):
         self.code = code
         self.file = file
         self.tensor = tensor
+        self.option = option
         self.expected = expected
         self.found = found
 

@@ -87,7 +87,9 @@ class ArtifactFacts:
         dtypes: the weights of all graphs, each once.
         ops: version by op of our domain.
         quantization: how the matrices are stored as integers, None where they are floats.
-        parity_passed: what the manifest says, None if nothing was compared.
+        parity: what the manifest says of the check before the artifact had its name, None if there
+            was none.
+        parity_passed: whether it says that it passed, None if nothing was compared.
         files: sizes by name.
         hard_links: files with another name elsewhere, which some runtimes refuse.
         native: the library of native kernels on this machine.
@@ -115,6 +117,7 @@ class ArtifactFacts:
     files: dict[str, int]
     hard_links: tuple[str, ...]
     native: NativeLibrary
+    parity: dict[str, Any] | None
     parity_passed: bool | None
     verified: bool
     memory: Memory
@@ -195,6 +198,7 @@ def describe_artifact(artifact: Artifact, *, verified: bool) -> ArtifactFacts:
         files=sizes,
         hard_links=tuple(n for n in sizes if (artifact.path / n).stat().st_nlink > 1),
         native=library,
+        parity=manifest.parity,
         parity_passed=None if manifest.parity is None else manifest.parity.get("passed") is True,
         verified=verified,
         memory=Memory(

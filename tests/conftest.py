@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 
-from tests.exported import exports  # noqa: F401 - a fixture
+from tests.exported import exports, quantized  # noqa: F401 - fixtures
 
 # Before huggingface_hub is imported: it reads this once.
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -10,7 +10,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +127,28 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Exports:
     base = tmp_path_factory.getbasetemp()
     worker = "PYTEST_XDIST_WORKER" in os.environ
     return Exports((base.parent if worker else base) / "shared")
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """An artifact, one made of it, and the checkpoint that both come from."""
+
+    checkpoint: Path
+    source: Path
+    quantized: Path
+
+
+@pytest.fixture(scope="session")
+def quantized(exports: Exports) -> Callable[..., Quantized]:
+    """Quantise an export of a checkpoint, each combination once."""
+    from mamba_export.graph.quantize import quantize
+
+    def make(name: str, bits: int, block: int = 32, **options: Any) -> Quantized:
+        source = exports(name, **options)
+        path = exports.root / "quantized" / f"{source.name}-{bits}-{block}"
+        with exports._locked(f"quantized-{path.name}"):
+            if not path.exists():
+                quantize(source, path, bits=bits, block=block)
+        return Quantized(exports.checkpoint(name), source, path)
+
+    return make

@@ -17,9 +17,10 @@ HEAVY = {"mamba_ssm", "onnxruntime", "onnxruntime_genai", "tensorrt", "transform
 
 # Room -> what it may import of this package, beside itself; "x.*" is x and all below it.
 # The longest room that a module lies in decides.
-BASE = ("mamba_export.errors", "mamba_export.dtypes")
+BASE = ("mamba_export.errors", "mamba_export.arguments", "mamba_export.dtypes")
 LAW = {
     "errors": (),
+    "arguments": ("mamba_export.errors",),
     "dtypes": ("mamba_export.errors",),
     "environment": ("mamba_export", "mamba_export.runtime.libraries"),  # its version
     "inspection": (
@@ -61,6 +62,7 @@ LAW = {
         "mamba_export.environment",  # a report says what it was measured on
         "mamba_export.graph.artifact",
         "mamba_export.graph.read_weights",
+        "mamba_export.models",  # which model a checkpoint is of
         "mamba_export.models.state",
         "mamba_export.runtime.*",
     ),

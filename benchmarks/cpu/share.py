@@ -22,6 +22,8 @@ from mamba_export.runtime.libraries import native_library
 
 SCANS = (causal_conv1d, selective_scan, ssd_chunk_scan)
 _NODE_TIME = "_kernel_time"
+_SHOWN = 0.02
+"""Ops of a smaller share are only in the record."""
 
 
 def run(case: ShareCase, setup: Setup) -> list[Row]:
@@ -50,6 +52,11 @@ def run(case: ShareCase, setup: Setup) -> list[Row]:
                 "route": library.cpu_isa,
                 "share_by_op": {op: round(time / total, 4) for op, time in times.most_common()},
             },
+            note=", ".join(
+                f"{op} {time / total:.1%}"
+                for op, time in times.most_common()
+                if time >= _SHOWN * total
+            ),
         )
     ]
 

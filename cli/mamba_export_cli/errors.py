@@ -79,7 +79,7 @@ def document(error: Exception) -> dict[str, Any]:
     facts: dict[str, Any] = {"class": type(error).__name__, "exit_code": exit_code(error)}
     if isinstance(error, errors.MambaExportError):
         facts |= {"code": error.code, "message": error.message, "hint": error.hint}
-        for name in ("file", "tensor", "expected", "found"):
+        for name in ("file", "tensor", "option", "expected", "found"):
             value = getattr(error, name)
             facts[name] = None if value is None else str(value)
         facts["cause"] = _cause(error)
@@ -96,7 +96,7 @@ def block(error: Exception) -> str:
         trace = "".join(traceback.format_exception(error))
         return f"{trace}error[internal]: {what}\n  fix: {_REPORT}"
     lines = [f"error[{error.code}]: {escaped(error.message, 2000)}"]
-    lines += _fields(file=error.file, tensor=error.tensor)
+    lines += _fields(file=error.file, tensor=error.tensor, option=error.option)
     lines += _fields(expected=error.expected, found=error.found)
     lines += [f"  cause: {escaped(cause, 2000)}"] if (cause := _cause(error)) else []
     lines += [f"  fix: {escaped(error.hint, 2000)}"] if error.hint else []

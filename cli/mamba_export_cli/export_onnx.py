@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 from mamba_export_cli.export_summary import export_summary, next_steps
 from mamba_export_cli.options import (
@@ -21,6 +19,7 @@ from mamba_export_cli.options import (
 )
 from mamba_export_cli.output import Sink
 from mamba_export_cli.signals import writing
+from mamba_export_cli.verification import require_parity
 
 EXAMPLE = """Example:
   mamba-export onnx examples/checkpoints/mamba2-tiny -o tiny
@@ -49,8 +48,12 @@ def onnx(
         sink.warn(warning)
 
     # Only now, because torch takes seconds: most mistakes are found before.
-    from mamba_export import Dialect, DType, IoNames, export
+    from mamba_export import Dialect, DType, IoNames, Reference, export
 
+    check = None
+    if verify is not None:
+        reference = Reference(verify)
+        check = partial(require_parity, against=source, output=output, reference=reference)
     with sink.progress() as progress, sink.warned() as warned, writing():
         artifact = export(
             checkpoint,
@@ -61,18 +64,9 @@ def onnx(
             padded=padded,
             io_names=IoNames(io_names),
             force=force,
-            verify=None if verify is None else partial(_verified, source, verify),
+            verify=check,
             progress=progress,
         )
     document, *blocks = export_summary(artifact, output, (*checkpoint.warnings, *warned))
     verified = [] if verify is None else [f"verified: parity with {verify} passed"]
     sink.result(document, *blocks, *verified, *next_steps(artifact, source, output))
-
-
-def _verified(source: str, reference: str, directory: Path) -> dict[str, Any]:
-    """Compare a finished artifact with its checkpoint; raises ParityError if they differ."""
-    from mamba_export import Reference, check_parity
-
-    report = check_parity(directory, source, reference=Reference(reference))
-    report.require_passed()
-    return report.summary()

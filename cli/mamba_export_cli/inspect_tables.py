@@ -30,7 +30,7 @@ def artifact_tables(facts: ArtifactFacts) -> list[RenderableType]:
         ("inputs and outputs", f"{facts.io_names}{', padded batches' if facts.padded else ''}"),
         ("layers", facts.n_layer),
         ("vocabulary", f"{facts.vocab_size} ({facts.padded_vocab_size} with padding)"),
-        *(() if facts.parity_passed is None else (("parity", _parity(facts.parity_passed)),)),
+        ("parity", _parity(facts)),
         ("files", "match the manifest" if facts.verified else "not verified"),
         *((f"hard link: {name}", "copy the file: runtimes refuse it") for name in facts.hard_links),
     ]
@@ -57,8 +57,22 @@ def _quantization(quantization: Quantization) -> str:
     )
 
 
-def _parity(passed: bool) -> str:
-    return "passed when exported" if passed else "FAILED"
+def _parity(facts: ArtifactFacts) -> str:
+    parity = facts.parity
+    if parity is None:
+        return "not checked when exported; `mamba-export parity DIR --against SOURCE` does"
+    names = {
+        "logits_relative_rms": "logits RMS",
+        "logits_max_error": "maximum",
+        "states_relative_rms": "states RMS",
+    }
+    figures = [
+        f"{name} {parity[key]:.1e}"
+        for key, name in names.items()
+        if isinstance(parity.get(key), float)
+    ]
+    verdict = "passed when exported" if facts.parity_passed else "FAILED"
+    return f"{verdict}, against {parity.get('reference')}: {', '.join(figures) or 'no figures'}"
 
 
 def checkpoint_tables(facts: CheckpointFacts) -> list[RenderableType]:

@@ -52,7 +52,7 @@ def _ids(text: str) -> list[int]:
             "--tokens takes whole numbers with commas between them",
             hint="for text, use --prompt",
             code="usage.token_list",
-            tensor="--tokens",
+            option="--tokens",
             expected="such as 1,2,3",
             found=text,
         ) from error
@@ -80,7 +80,7 @@ def _single(text: str, tokenizer: Tokenizer | None) -> int:
             "--stop takes single tokens",
             hint="give the id of one token, or shorter text",
             code="usage.stop_token",
-            tensor="--stop",
+            option="--stop",
             expected="text that is one token",
             found=f"{text!r}, which is {len(ids)} tokens",
         )
@@ -93,7 +93,7 @@ def _needed(tokenizer: Tokenizer | None, option: str) -> Tokenizer:
             f"{option} with text needs a tokenizer, and this artifact has none",
             hint="give token ids, or add tokenizer.json to the checkpoint and export again",
             code="usage.no_tokenizer",
-            tensor=option,
+            option=option,
             expected="tokenizer.json in the artifact",
         )
     return tokenizer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mamba_export_cli.options import (
     ArtifactArg,
@@ -18,6 +18,10 @@ from mamba_export_cli.options import (
 from mamba_export_cli.output import Sink
 from mamba_export_cli.quantize_summary import quantize_summary
 from mamba_export_cli.signals import writing
+from mamba_export_cli.verification import require_parity
+
+if TYPE_CHECKING:
+    from mamba_export.parity.quantization_loss import QuantizationLoss
 
 EXAMPLE = """Example:
   mamba-export quantize tiny -o tiny8 --bits 8
@@ -44,25 +48,22 @@ def quantize(
     if verify and importlib.util.find_spec("torch") is None:
         sink.warn("not verified: that takes PyTorch (pip install 'mamba-export[export]')")
         verify = False
+    measured: list[QuantizationLoss] = []
     with sink.progress() as progress, writing():
+
+        def before_it_has_its_name(directory: Path) -> dict[str, Any] | None:
+            sizes = {"tokens": _VERIFIED_TOKENS, "steps": _VERIFIED_STEPS}
+            parity = require_parity(directory, None, output, **sizes) if verify else None
+            measured.append(measure_loss(path, directory, progress=progress))
+            return parity
+
         artifact = quantize_artifact(
             path,
             output,
             bits=bits,
             block=block,
             force=force,
-            verify=_verified if verify else None,
+            verify=before_it_has_its_name,
             progress=progress,
         )
-    with sink.progress() as progress:
-        loss = measure_loss(path, output, progress=progress)
-    sink.result(*quantize_summary(path, artifact, output, loss))
-
-
-def _verified(directory: Path) -> dict[str, Any]:
-    """Compare a finished artifact with its dequantised weights; raises ParityError."""
-    from mamba_export import check_parity
-
-    report = check_parity(directory, None, tokens=_VERIFIED_TOKENS, steps=_VERIFIED_STEPS)
-    report.require_passed()
-    return report.summary()
+    sink.result(*quantize_summary(path, artifact, output, *measured))

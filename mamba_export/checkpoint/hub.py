@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mamba_export.checkpoint.files import shown
@@ -68,12 +70,13 @@ def fetch_snapshot(repository: str, revision: str | None, *, offline: bool) -> P
     cause: Exception | None = None
     if not offline:
         try:
-            listing = huggingface_hub.HfApi().list_repo_files(repository, revision=revision)
-            return Path(
-                huggingface_hub.snapshot_download(
-                    repository, revision=revision, allow_patterns=choose_files(listing)
+            with _quiet_retries():
+                listing = huggingface_hub.HfApi().list_repo_files(repository, revision=revision)
+                return Path(
+                    huggingface_hub.snapshot_download(
+                        repository, revision=revision, allow_patterns=choose_files(listing)
+                    )
                 )
-            )
         except GatedRepoError as error:
             raise _absent(
                 repository, "hub_access", "the repository is gated", "an accepted licence", error
@@ -96,6 +99,18 @@ def fetch_snapshot(repository: str, revision: str | None, *, offline: bool) -> P
             cause or error
         )
     return Path(cached)
+
+
+@contextlib.contextmanager
+def _quiet_retries() -> Iterator[None]:
+    """Keep huggingface_hub from logging each retry: what failed in the end is our error's cause."""
+    logger = logging.getLogger("huggingface_hub")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _of_stem(names: list[str], stem: Stem) -> list[str]:

@@ -16,7 +16,12 @@ from mamba_export.checkpoint.files import (
 )
 from mamba_export.checkpoint.json_text import decode_json
 from mamba_export.checkpoint.shards import CONSOLIDATED, MODEL, PICKLED, Stem
-from mamba_export.errors import CheckpointError, MissingInputError, UnsupportedModelError
+from mamba_export.errors import (
+    CheckpointError,
+    MissingInputError,
+    UnsupportedModelError,
+    UsageError,
+)
 
 CONFIG_LIMIT = 10_000_000
 _MEGATRON = "mp_rank_00/model_optim_rng.pt"
@@ -50,12 +55,23 @@ def find_layout(directory: Path) -> Layout:
         MissingInputError: no config.
         UnsupportedModelError: a layout that is not read, Megatron's by name.
         CheckpointError: the config is malformed.
+        UsageError: it is an artifact.
     """
     config = find_member(directory, "config.json")
     params = find_member(directory, "params.json")
     if config is None and params is None:
         _refuse_megatron(directory)
         names = list_names(directory)
+        if {"manifest.json", "model.onnx"} <= set(names):
+            raise UsageError(
+                "this is an artifact already, not a checkpoint",
+                "run, parity, bench, quantize and inspect take an artifact; to export again, give "
+                "the checkpoint it was made from",
+                code="checkpoint.is_artifact",
+                file=shown(str(directory)),
+                expected="config.json and weights of a checkpoint",
+                found="manifest.json and model.onnx",
+            )
         raise MissingInputError(
             "no config in the directory",
             "give the directory that holds config.json, or fetch it from where the weights are",

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from mamba_export.arguments import path_text
 from mamba_export.checkpoint.files import Member, find_member, read_whole, refuse_placeholder, shown
 from mamba_export.checkpoint.hub import HUB_ID, TOKENIZER_FILES, fetch_snapshot
 from mamba_export.checkpoint.json_text import decode_json
@@ -104,7 +105,7 @@ class Checkpoint:
 
 
 def load_checkpoint(
-    source: str | Path, *, revision: str | None = None, offline: bool = False
+    source: str | os.PathLike[str], *, revision: str | None = None, offline: bool = False
 ) -> Checkpoint:
     """Open a checkpoint.
 
@@ -121,9 +122,10 @@ def load_checkpoint(
         UnsupportedModelError: a layout, element type or tensor kind that is not read here.
         TrustError: a file would run code, or points outside the checkpoint.
         CheckpointError: a file is malformed, or two of them disagree.
-        UsageError: `source` is a file.
+        UsageError: `source` is a file, an artifact, or no path.
     """
-    directory = _directory(source, revision, offline)
+    text = path_text(source, "source")
+    directory = _directory(text, revision, offline, may_be_hub_id=isinstance(source, str))
     layout = find_layout(directory)
     weights = find_weights(directory, layout.stems)
     files = {file.member.name: file for file in weights.files}
@@ -140,7 +142,7 @@ def load_checkpoint(
     warnings = [warning for file in weights.files for warning in file.warnings]
     members = (layout.member, *filter(None, [weights.index]), *(f.member for f in weights.files))
     return Checkpoint(
-        source=str(source),
+        source=text,
         directory=directory,
         layout=layout.name,
         config=layout.config,
@@ -153,7 +155,7 @@ def load_checkpoint(
     )
 
 
-def _directory(source: str | Path, revision: str | None, offline: bool) -> Path:
+def _directory(source: str, revision: str | None, offline: bool, *, may_be_hub_id: bool) -> Path:
     # os.path, because Path raises for names that are too long and for users that do not exist.
     path = os.path.expanduser(source)
     if os.path.isdir(path):
@@ -163,17 +165,17 @@ def _directory(source: str | Path, revision: str | None, offline: bool) -> Path:
             "a checkpoint is a directory, and this is a file",
             f"give its directory: {shown(os.path.dirname(path) or '.')}",
             code="checkpoint.not_a_directory",
-            file=shown(str(source)),
+            file=shown(source),
             expected="a directory or a hub id",
             found="a file",
         )
-    if isinstance(source, str) and HUB_ID.fullmatch(source):
+    if may_be_hub_id and HUB_ID.fullmatch(source):
         return Path(os.path.realpath(fetch_snapshot(source, revision, offline=offline)))
     raise MissingInputError(
         "there is no such checkpoint",
         "check the path; a hub id has the form owner/name",
         code="checkpoint.missing_source",
-        file=shown(str(source)),
+        file=shown(source),
         expected=_EXPECTED_FILES,
         found="no such directory",
     )

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mamba_export.arguments import path_text
 from mamba_export.dtypes import DType
 from mamba_export.errors import ArtifactError, MissingInputError
 from mamba_export.models.state import IoNames, StateSpec
@@ -179,7 +180,7 @@ class Artifact:
     manifest: Manifest
 
     @classmethod
-    def load(cls, path: str | Path, *, verify: bool = False) -> Artifact:
+    def load(cls, path: str | os.PathLike[str], *, verify: bool = False) -> Artifact:
         """Open an artifact and check that its files are there and have their sizes.
 
         Args:
@@ -188,10 +189,11 @@ class Artifact:
                 other files.
 
         Raises:
+            UsageError: `path` is not a path.
             MissingInputError: there is no artifact there, or a file of it is missing.
             ArtifactError: the manifest is malformed, or a file differs from it.
         """
-        path = Path(path)
+        path = Path(path_text(path, "path"))
         file = path / MANIFEST
         if not file.is_file() or file.is_symlink():
             found, hint = "nothing", f"make one with `mamba-export onnx SOURCE -o {path}`"
@@ -235,7 +237,7 @@ class Artifact:
         return bool(self.manifest.source["files"] == other)
 
 
-def is_artifact(path: str | Path) -> bool:
+def is_artifact(path: str | os.PathLike[str]) -> bool:
     """Return whether a directory holds a manifest of ours."""
     return (Path(path) / MANIFEST).is_file()
 

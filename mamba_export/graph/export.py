@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any
 import onnx_ir as ir
 
 from mamba_export import __version__
+from mamba_export.arguments import member, path_text
 from mamba_export.checkpoint import Checkpoint
 from mamba_export.dtypes import DType
 from mamba_export.errors import UsageError
@@ -42,13 +44,13 @@ Progress = Callable[[str, int, int], None]
 
 def export(
     checkpoint: Checkpoint,
-    output: str | Path,
+    output: str | os.PathLike[str],
     *,
-    dialect: Dialect = Dialect.mamba,
-    dtype: DType = DType.float32,
+    dialect: Dialect | str = Dialect.mamba,
+    dtype: DType | str = DType.float32,
     step: bool = False,
     padded: bool = False,
-    io_names: IoNames = IoNames.genai,
+    io_names: IoNames | str = IoNames.genai,
     force: bool = False,
     verify: Callable[[Path], dict[str, Any]] | None = None,
     progress: Progress | None = None,
@@ -77,24 +79,29 @@ def export(
         the new artifact.
 
     Raises:
-        UsageError: the dtype cannot be an activation type.
+        UsageError: an argument is none of what is offered.
         UnsupportedModelError, CheckpointError: the checkpoint cannot be exported.
         OutputError, BusyError, StorageError: the output cannot be written.
         ExportError: tracing or conversion failed.
     """
-    if dtype not in ACTIVATION_TYPES:
+    if not isinstance(checkpoint, Checkpoint):
         raise UsageError(
-            f"--dtype {dtype.value} is not an activation type",
-            "choose float32, float16 or bfloat16",
-            code="usage.dtype",
-            expected="float32, float16 or bfloat16",
-            found=dtype.value,
+            "export takes an opened checkpoint",
+            "give load_checkpoint(SOURCE)",
+            code="usage.checkpoint",
+            option="checkpoint",
+            expected="a Checkpoint",
+            found=type(checkpoint).__name__,
         )
+    dialect = member(Dialect, dialect, "dialect")
+    dtype = member(DType, dtype, "dtype", ACTIVATION_TYPES)
+    io_names = member(IoNames, io_names, "io_names")
+    target = Path(path_text(output, "output"))
     report = progress or (lambda stage, done, total: None)
     family, config = read_config(checkpoint)
     tokens = special_tokens(checkpoint, config.vocab_size)
     with AtomicDirectory(
-        Path(output), replaceable=is_only_artifact, force=force, source=checkpoint.directory
+        target, replaceable=is_only_artifact, force=force, source=checkpoint.directory
     ) as directory:
         model = load_family(family).build(config, dtype)
         roles = {"model": False, **({"step": True} if step else {})}

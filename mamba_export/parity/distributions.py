@@ -43,11 +43,6 @@ class Top1:
     excused: int
     first_unexcused: tuple[int, ...] | None
 
-    @property
-    def agreement(self) -> float:
-        """Fraction of tokens with the same first choice."""
-        return 1.0 - self.flips / self.tokens
-
 
 def divergence(ours: Array, reference: Array) -> Divergence:
     """Return how far our logits [..., V] are from the reference's, as distributions."""
@@ -96,6 +91,27 @@ def top1(ours: Array, reference: Array, max_error: float) -> Top1:
         excused=int(excused.sum()),
         first_unexcused=tuple(int(i) for i in unexcused[0]) if len(unexcused) else None,
     )
+
+
+def agreement(ours: Array, reference: Array, rounding: float) -> float:
+    """Return the fraction of tokens of logits [..., V] where our first choice is the reference's.
+
+    A choice that the reference puts behind its own by no more than rounding can reverse counts as
+    the same: nothing that computes in such a dtype could keep them apart.
+
+    Args:
+        ours: our logits.
+        reference: the reference's.
+        rounding: how far one logit may be off, in units of the RMS of the reference.
+    """
+    behind, energy = [], 0.0
+    for mine, theirs in _token_blocks(ours, reference):
+        truth = theirs.astype(np.float64)
+        chosen = np.take_along_axis(truth, mine.argmax(axis=-1)[:, None], axis=-1)[:, 0]
+        behind.append(truth.max(axis=-1) - chosen)
+        energy += float(np.square(truth).sum())
+    tie = 2 * rounding * np.sqrt(energy / reference.size)
+    return float(np.mean(np.concatenate(behind) <= tie))
 
 
 def on_margin(ours: Array, reference: Array, max_error: float) -> Array:

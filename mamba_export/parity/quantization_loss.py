@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,8 +52,8 @@ class QuantizationLoss:
 
 
 def measure_loss(
-    before: str | Path,
-    after: str | Path,
+    before: str | os.PathLike[str],
+    after: str | os.PathLike[str],
     *,
     text_bytes: int = _TEXT_BYTES,
     native: bool = True,

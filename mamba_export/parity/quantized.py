@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 import numpy as np
 
@@ -40,7 +40,12 @@ class DequantizedReference(EagerReference):
 
 
 def check_quantization(
-    artifact: Artifact, source: str | Path | None, exact: Session, ids: Array, *, native: bool
+    artifact: Artifact,
+    source: str | os.PathLike[str] | None,
+    exact: Session,
+    ids: Array,
+    *,
+    native: bool,
 ) -> list[Check]:
     """Check what only a quantised artifact has.
 
@@ -56,7 +61,7 @@ def check_quantization(
         return [*weights, _check_activations(as_it_runs, exact, ids)]
 
 
-def _check_weights(artifact: Artifact, source: str | Path) -> list[Check]:
+def _check_weights(artifact: Artifact, source: str | os.PathLike[str]) -> list[Check]:
     """Compare the weights of a quantised artifact with the checkpoint it was made from.
 
     Those that stayed float32 must be equal; a quantised one may be off by a step of its block.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import enum
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
@@ -59,7 +59,7 @@ class EagerReference:
 
     name = "eager model"
 
-    def __init__(self, source: str | Path) -> None:
+    def __init__(self, source: str | os.PathLike[str]) -> None:
         from mamba_export.runtime.session import open_session
 
         self._session = open_session(source, runtime="eager")
@@ -75,7 +75,7 @@ class EagerReference:
         return ReferenceRun(logits, states)
 
 
-def load_reference(reference: Reference, source: str | Path) -> ReferenceModel:
+def load_reference(reference: Reference, source: str | os.PathLike[str]) -> ReferenceModel:
     """Load a checkpoint into a reference implementation.
 
     Args:

@@ -144,26 +144,29 @@ class ParityReport:
         """
         if self.passed:
             return
-        layer = self.first_divergent_layer
+        layer, failed = self.first_divergent_layer, len(self.failures)
         raise ParityError(
             "; ".join(self.failures) or "nothing was checked",
-            "look at the first divergent layer; write the report with --report FILE.html",
+            "see every layer: write the artifact without this check, then run `mamba-export parity "
+            "DIR --against SOURCE --report FILE.html`",
             code="parity.failed",
             file=self.artifact,
             tensor=None if layer is None else f"layers.{layer}",
             expected=f"the numbers of {self.reference}",
-            found=f"{len(self.failures)} failures",
+            found=f"{failed} failure" if failed == 1 else f"{failed} failures",
         )
 
     def summary(self) -> dict[str, Any]:
         """Return the few figures that go into an artifact's manifest."""
         logits = next(row for row in self.outputs if row.name == "logits")
+        states = [row for row in self.outputs if row.layer is not None]
         return {
             "passed": self.passed,
             "reference": self.reference,
             "tokens": self.tokens,
             "logits_relative_rms": _finite(logits.relative_rms),
             "logits_max_error": _finite(logits.max_error),
+            "states_relative_rms": _finite(max((row.relative_rms for row in states), default=0.0)),
             "checks": {check.name: check.passed for check in self.checks},
         }
 

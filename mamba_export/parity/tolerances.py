@@ -44,8 +44,9 @@ class EndToEnd:
         log_prob_rms: root mean square of the log-probability error, weighted by probability.
         mean_kl: mean Kullback-Leibler divergence, in nats.
         tail_kl: its 99.9th percentile over tokens.
-        top1: smallest fraction of tokens with the reference's most probable token; 1 does not
-            count flips on the margin. Flips off it are never allowed.
+        top1: smallest fraction of tokens with the reference's most probable token, or one that is
+            behind it by no more than the RMS error allowed to both logits; 1 does not count flips
+            on the margin. Flips off it are never allowed.
     """
 
     logits: Tolerance

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -83,7 +84,7 @@ class Benchmark:
 
 
 def benchmark(
-    path: str | Path,
+    path: str | os.PathLike[str],
     *,
     prefill: Sequence[int] = (64, 512, 2048),
     decode: int = 128,

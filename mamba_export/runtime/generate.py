@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -51,6 +52,12 @@ class GenerateOptions:
     stop: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "top_k", "seed"):
+            value = getattr(self, name)
+            _require(name, value, isinstance(value, numbers.Integral), "a whole number")
+        for name in ("temperature", "top_p", "repetition_penalty"):
+            value = getattr(self, name)
+            _require(name, value, isinstance(value, numbers.Real), "a number")
         _require("max_new_tokens", self.max_new_tokens, self.max_new_tokens >= 1, "1 or more")
         _require("temperature", self.temperature, 0 <= self.temperature < math.inf, "0 or more")
         _require("top_k", self.top_k, self.top_k >= 0, "0 (all tokens) or more")
@@ -65,7 +72,7 @@ class GenerateOptions:
                 f"{name} has no effect while temperature is 0",
                 hint=f"give a temperature above 0 to sample, or leave out {name} for greedy text",
                 code="usage.sampling_conflict",
-                tensor=name,
+                option=name,
                 expected="temperature above 0",
                 found=self.temperature,
             )
@@ -256,7 +263,7 @@ def _require(name: str, value: object, valid: bool, expected: str) -> None:
             f"{name} is out of range",
             hint=f"give {name} a value in the range named above",
             code="usage.option_range",
-            tensor=name,
+            option=name,
             expected=expected,
             found=value,
         )
@@ -269,7 +276,7 @@ def _check_prompts(prompts: Sequence[Sequence[int]], vocab_size: int) -> None:
                 "a prompt is empty",
                 hint="give every prompt at least one token: the model continues, it cannot begin",
                 code="usage.empty_prompt",
-                tensor=f"prompts[{index}]",
+                option=f"prompts[{index}]",
                 expected="at least one token",
                 found=0,
             )
@@ -279,7 +286,7 @@ def _check_prompts(prompts: Sequence[Sequence[int]], vocab_size: int) -> None:
                     "a token id is not in the vocabulary",
                     hint="use the tokenizer of this model, or ids from its vocabulary",
                     code="session.token_id",
-                    tensor=f"prompts[{index}][{position}]",
+                    option=f"prompts[{index}][{position}]",
                     expected=f"0 to {vocab_size - 1}",
                     found=token,
                 )

@@ -117,9 +117,10 @@ class OrtSession:
             options.add_session_config_entry(WEIGHTS_FOLDER, str(artifact.path))
         if self.native is not None:
             self.native.register(options, manifest.ops)
-        self._model = self._load(ort, "model", options)
+        model = self._load(ort, "model", options)
+        self._opened: ort.InferenceSession | None = model
         self._step = self._load(ort, "step", options) if "step" in manifest.graphs else None
-        optional = {value.name for value in self._model.get_overridable_initializers()}
+        optional = {value.name for value in model.get_overridable_initializers()}
         self._keeps_logits = NUM_LOGITS_TO_KEEP in optional
 
     def _load(self, ort: Any, role: str, options: ort.SessionOptions) -> ort.InferenceSession:
@@ -191,9 +192,10 @@ class OrtSession:
         ids = check_ids(input_ids, self.artifact.manifest.padded_vocab_size, rank=1)[:, None]
         check_batch(state, ids.shape[0])
         if in_place and self._overwrites and isinstance(state, OrtState):
+            runs_in = self._step or self._model
             with _errors_of(self.artifact):
                 bound = state.bound_step
-                if bound is None or bound.session is not (self._step or self._model):
+                if bound is None or bound.session is not runs_in:
                     bound = state.bound_step = self._bind_step(state)
                 return Result(bound.run(ids), state)
         mask = np.ones_like(ids) if self.padded and self._step is None else None
@@ -201,9 +203,11 @@ class OrtSession:
         return Result(logits[:, 0], state)
 
     def close(self) -> None:
-        """Drop the runtime's sessions and their memory."""
-        del self._model
-        self._step = None
+        """Drop the runtime's sessions and their memory.
+
+        A state that was stepped in place keeps what ran it until it is dropped itself.
+        """
+        self._opened = self._step = None
 
     def __enter__(self) -> Self:
         return self
@@ -215,6 +219,22 @@ class OrtSession:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    @property
+    def _model(self) -> ort.InferenceSession:
+        """The session of the graph that every artifact has.
+
+        Raises:
+            SessionError: this one is closed.
+        """
+        if self._opened is None:
+            raise SessionError(
+                "the session is closed",
+                "open it again; a state goes from one session to another of the same artifact",
+                code="session.closed",
+                file=str(self.artifact.path),
+            )
+        return self._opened
 
     @property
     def _overwrites(self) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Literal, NamedTuple, Protocol
 
@@ -91,7 +91,7 @@ class Session(Protocol):
         """Run one token a row: input_ids [B] int64. ``in_place`` and raises as :meth:`prefill`."""
 
     def close(self) -> None:
-        """Release the runtime's memory."""
+        """Release the runtime's memory; states that came out of the session stay readable."""
 
     def __enter__(self) -> Self: ...
 
@@ -104,7 +104,7 @@ class Session(Protocol):
 
 
 def open_session(
-    path: str | Path,
+    path: str | os.PathLike[str],
     *,
     runtime: str = "onnxruntime",
     threads: int | None = None,

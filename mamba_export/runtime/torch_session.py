@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -61,7 +61,7 @@ class TorchSession:
     @classmethod
     def open(
         cls,
-        source: str | Path | Checkpoint,
+        source: str | os.PathLike[str] | Checkpoint,
         *,
         dtype: DType = DType.float32,
         threads: int | None = None,

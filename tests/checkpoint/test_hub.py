@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,25 @@ def test_unreachable_hub(error: Exception, monkeypatch: pytest.MonkeyPatch) -> N
         load_checkpoint("state-spaces/mamba-130m")
     assert caught.value.code == "checkpoint.offline"
     assert type(error).__name__ in str(caught.value.found)
+
+
+@pytest.mark.usefixtures("empty_cache")
+def test_retries_are_not_shown(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    logger = logging.getLogger("huggingface_hub.utils._http")  # that of its retries
+    monkeypatch.setattr(logging.getLogger("huggingface_hub"), "propagate", True)
+
+    def unreachable(*_: object, **__: object) -> list[str]:
+        logger.warning("Retrying in 1s [Retry 1/5].")
+        raise RuntimeError("unreachable")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", unreachable)
+    with pytest.raises(MissingInputError):
+        load_checkpoint("state-spaces/mamba-130m")
+    assert caplog.messages == []
+    logger.warning("as loud as before")
+    assert caplog.messages == ["as loud as before"]
 
 
 def test_fetch_and_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

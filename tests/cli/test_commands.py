@@ -125,9 +125,9 @@ RUN_ROWS = [
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments", "code", "error", "tensor"), RUN_ROWS, ids=[row[0] for row in RUN_ROWS]
+    ("name", "arguments", "code", "error", "option"), RUN_ROWS, ids=[row[0] for row in RUN_ROWS]
 )
-def test_run_refuses(cli, library, name, arguments, code, error, tensor) -> None:
+def test_run_refuses(cli, library, name, arguments, code, error, option) -> None:
     if name == "no tokenizer":
         (library.artifact / "tokenizer.json").unlink()
     if name == "broken tokenizer":
@@ -137,7 +137,8 @@ def test_run_refuses(cli, library, name, arguments, code, error, tensor) -> None
     facts = found.json["error"]
     assert facts["code"] == error
     assert facts["hint"]
-    assert tensor is None or facts["tensor"] == tensor
+    assert option is None or facts["option"] == option
+    assert facts["tensor"] is None
 
 
 def test_run_has_the_defaults_of_the_library() -> None:
@@ -274,7 +275,7 @@ def artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace
             StateSpec(0, "conv", (8, 3), DType.float16),
             StateSpec(0, "recurrent", (8, 4), DType.float32),
         ),
-        parity={"passed": True},
+        parity={"passed": True, "reference": "eager model", "logits_relative_rms": 1e-7},
     )
     fake = SimpleNamespace(path=tmp_path, manifest=manifest, loads=[])
 
@@ -298,7 +299,30 @@ def test_inspect_an_artifact(cli, artifact) -> None:
     assert facts["memory"] == {"weight_bytes": 640, "state_bytes": 8 * 3 * 2 + 8 * 4 * 4}
     assert facts["verified"] is True
     assert facts["parity_passed"] is True
+    assert facts["parity"] == artifact.manifest.parity
     assert facts["hard_links"] == []
+
+
+PARITIES = [
+    (None, "not checked when exported; `mamba-export parity DIR --against SOURCE` does"),
+    ({"passed": False}, "FAILED, against None: no figures"),
+    (
+        {
+            "passed": True,
+            "reference": "oracle",
+            "logits_relative_rms": 1.2e-7,
+            "logits_max_error": "inf",
+            "states_relative_rms": 2.5e-6,
+        },
+        "passed when exported, against oracle: logits RMS 1.2e-07, states RMS 2.5e-06",
+    ),
+]
+
+
+@pytest.mark.parametrize(("parity", "words"), PARITIES)
+def test_inspect_says_what_was_checked_at_export(cli, artifact, parity, words: str) -> None:
+    artifact.manifest.parity = parity
+    assert words in cli("inspect", artifact.path).stdout
 
 
 def test_inspect_an_artifact_for_people(cli, artifact) -> None:

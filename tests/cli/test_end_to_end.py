@@ -82,6 +82,12 @@ def test_a_verified_export_says_so_in_its_manifest(cli, tmp_path: Path) -> None:
     assert "verified: parity with eager passed" in found.stdout
     parity = json.loads((tmp_path / "out" / "manifest.json").read_text())["parity"]
     assert parity["passed"] and all(parity["checks"].values())
+    shown = cli("inspect", tmp_path / "out").stdout
+    assert "passed when exported, against eager model: logits RMS " in shown
+    again = cli("onnx", tmp_path / "out", "-o", tmp_path / "again")
+    assert again.code == 2
+    assert "this is an artifact already" in again.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_an_export_that_fails_its_parity_is_not_written(cli, tmp_path: Path, monkeypatch) -> None:
@@ -274,9 +280,24 @@ def test_parity_finds_a_changed_weight(cli, written, tmp_path: Path) -> None:
     assert page.is_file(), "the report is of most use now"
 
 
-def test_parity_with_another_checkpoint(cli, written) -> None:
+def test_parity_with_another_model(cli, written) -> None:
     artifact, _ = written(MAMBA2, "--step")
-    found = cli("parity", artifact, "--against", TRAINED / MAMBA, "--tokens", 8, "--steps", 0)
+    found = cli("parity", artifact, "--against", TRAINED / MAMBA)
+    assert found.code == 2
+    assert found.stdout == "", "a table of infinities says nothing"
+    for words in ("error[parity.other_model]", "  option: against", "mamba2, 6 ", "mamba, 6 "):
+        assert words in found.stderr
+
+
+def test_parity_with_another_checkpoint(cli, written, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    artifact, _ = written(MAMBA2, "--step")
+    other = shutil.copytree(TRAINED / MAMBA2, tmp_path / "other")
+    tensors = load_file(other / "model.safetensors")
+    tensors["backbone.layers.0.norm.weight"] *= 1.01
+    save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
+    found = cli("parity", artifact, "--against", other, "--tokens", 8, "--steps", 0)
     assert found.code == 79
     assert found.stdout.endswith("FAILED; layer 0 diverged first\n")
     assert found.stderr.startswith("warning: ")

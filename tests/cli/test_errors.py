@@ -58,6 +58,7 @@ def test_an_error_says_what_where_expected_found_and_fix(cli, library, cls, fmt:
             "hint": "fetch the file again",
             "file": "model.safetensors",
             "tensor": "layers.3.A_log",
+            "option": None,
             "expected": "disjoint ranges",
             "found": "512",
             "cause": "OSError: disk on fire",
@@ -73,6 +74,13 @@ def test_a_subclass_has_the_exit_code_of_its_base() -> None:
 def test_only_present_fields_are_printed() -> None:
     error = errors.BusyError("another export holds the target", code="busy.target")
     assert shown.block(error) == "error[busy.target]: another export holds the target"
+
+
+def test_an_option_is_called_one(cli, library) -> None:
+    found = cli("run", library.artifact, "--tokens", "1,x")
+    assert found.code == 2
+    assert "  option: --tokens\n" in found.stderr
+    assert "tensor" not in found.stderr
 
 
 def test_names_from_files_are_escaped_and_cut() -> None:

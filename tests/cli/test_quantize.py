@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from mamba_export.errors import SessionError
+from mamba_export.graph.artifact import is_artifact
 from mamba_export_cli.app import app
 from mamba_export_cli.quantize import EXAMPLE
 from tests.exported import Exports
@@ -126,6 +128,21 @@ def test_a_failed_verification_leaves_nothing(
     monkeypatch.setattr(tolerances, "INT8_ACTIVATIONS", tolerances.EXACT)
     found = cli("quantize", source, "-o", tmp_path / "q", "--bits", 4, "--format", "json")
     assert (found.json["error"]["code"], found.code) == ("parity.failed", 79)
+    assert found.json["error"]["file"] == "q", "not the name it had until then"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SessionError("no", code="session.run")])
+def test_what_cannot_be_measured_is_not_written(
+    cli, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def fail(before: Path, after: Path, **options: object) -> None:
+        assert is_artifact(after)
+        raise error
+
+    monkeypatch.setattr("mamba_export.parity.quantization_loss.measure_loss", fail)
+    found = cli("quantize", source, "-o", tmp_path / "q", "--bits", 4, "--no-verify")
+    assert found.code == (72 if isinstance(error, SessionError) else 130)
     assert not list(tmp_path.iterdir())
 
 

@@ -161,6 +161,8 @@ def test_a_target_that_overlaps_the_source(relation: str, force: bool, tmp_path:
 def test_a_sibling_of_the_source_whose_name_begins_alike(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     write(tmp_path / "model-onnx", source=tmp_path / "model")
+    assert names(tmp_path) == ["model", "model-onnx"]
+    assert names(tmp_path / "model") == []
 
 
 def test_an_export_into_its_own_checkpoint(tmp_path: Path) -> None:
@@ -213,6 +215,9 @@ def test_a_target_that_another_export_is_writing(target: Path) -> None:
 def test_two_targets_side_by_side_do_not_wait(tmp_path: Path) -> None:
     with AtomicDirectory(tmp_path / "a", replaceable=is_ours):
         write(tmp_path / "b")
+        assert names(tmp_path / "b") == [OURS]
+        assert not (tmp_path / "a").exists()
+    assert names(tmp_path) == ["a", "b"]
 
 
 def test_a_lock_that_a_dead_export_left(target: Path) -> None:

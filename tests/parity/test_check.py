@@ -119,6 +119,9 @@ def test_a_graph_without_a_recurrence_fails() -> None:
     missing = Check("scan nodes", False, 2.0, 3.0, "2 for 3 layers")
     report = check(ToySession(), structure=[missing])
     assert report.failures == ["scan nodes: 2 (limit 3), 2 for 3 layers"]
+    with pytest.raises(ParityError) as caught:
+        report.require_passed()
+    assert caught.value.found == "1 failure"
 
 
 def test_an_unpadded_artifact_is_not_asked_for_padding() -> None:

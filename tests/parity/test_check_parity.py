@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from mamba_export.checkpoint import load_checkpoint
 from mamba_export.dtypes import DType
@@ -97,6 +98,37 @@ def test_by_itself_a_prompt_goes_through_two_chunks(
     assert report.tokens == tokens
 
 
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "family": ("mamba", {}),
+    "layers": ("mamba2", {"n_layer": 2}),
+    "width": ("mamba2", {"hidden_size": 96, "expand": 1}),
+    "vocabulary": ("mamba2", {"vocab_size": 99}),
+    "state": ("mamba2", {"state_size": 12}),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_checkpoint_of_another_model_is_refused(name: str, tmp_path: Path) -> None:
+    source = write_transformers(tmp_path / "source", "mamba2", n_layer=1)
+    artifact = export(load_checkpoint(source), tmp_path / "artifact").path
+    family, changes = OTHERS[name]
+    other = write_transformers(tmp_path / "other", family, **{"n_layer": 1, **changes})
+    with pytest.raises(UsageError) as caught:
+        run(other, artifact)
+    error = caught.value
+    assert (error.code, error.option, error.file) == ("parity.other_model", "against", str(other))
+    assert error.expected == "mamba2, 1 layers, 48 wide, 101 tokens, states [192, 3], [6, 24, 16]"
+    assert str(error.found).startswith(family)
+
+
+def test_a_checkpoint_of_other_weights_fails_its_parity(tmp_path: Path) -> None:
+    source = write_transformers(tmp_path / "source", "mamba2", n_layer=1)
+    artifact = export(load_checkpoint(source), tmp_path / "artifact").path
+    other = write_transformers(tmp_path / "other", "mamba2", n_layer=1, seed=1)
+    assert run(source, artifact).passed
+    assert not run(other, artifact).passed
+
+
 def tamper(artifact: Path, pattern: str, change: Callable[[Any], Any]) -> None:
     """Change the values of the one initializer whose name holds the pattern."""
     graph = onnx.load(artifact / "model.onnx", load_external_data=False).graph
@@ -158,6 +190,19 @@ def test_a_float16_artifact_passes_its_own_limits(dialect: Dialect, tmp_path: Pa
     report = run(source, artifact, reference=Reference.oracle)
     assert report.passed, report.failures
     assert report.outputs[0].relative_rms > 1e-5
+
+
+def test_a_choice_between_tokens_that_rounding_confuses_is_no_failure(tmp_path: Path) -> None:
+    source = write_transformers(tmp_path / "source", "mamba2", n_layer=1, vocab_size=100)
+    tensors = load_file(source / "model.safetensors")
+    head = tensors["lm_head.weight"]
+    head[1::2] = head[::2] * (1 + 1e-4 * torch.randn_like(head[::2]))  # tokens in pairs
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    artifact = export(load_checkpoint(source), tmp_path / "artifact", dtype=DType.float16).path
+    report = run(source, artifact, tokens=100)
+    assert report.passed, report.failures
+    [flips] = [check.detail for check in report.checks if check.name == "top-1 off the margin"]
+    assert int(flips.split()[0]) > 20, "no flips: this test proves nothing"
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -253,6 +253,16 @@ BUGS: dict[str, tuple[str, tuple[tuple[str, str], ...], str]] = {
         (("excused = flips & on_margin(ours, reference, max_error)", "excused = flips"),),
         "a_flip_off_the_margin_is_not_excused",
     ),
+    "every choice agrees": (
+        "distributions",
+        (("np.concatenate(behind) <= tie", "np.concatenate(behind) < np.inf"),),
+        "agreement_leaves_out_what_rounding_reverses",
+    ),
+    "ties in absolute logits": (
+        "distributions",
+        (("tie = 2 * rounding * np.sqrt(energy / reference.size)", "tie = 2 * rounding"),),
+        "agreement_leaves_out_what_rounding_reverses",
+    ),
     "KL in float32": (
         "distributions",
         (("exact = logits.astype(np.float64)", "exact = logits.astype(np.float32)"),),

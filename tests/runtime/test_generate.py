@@ -261,7 +261,7 @@ def test_token_ids_outside_the_vocabulary(token: int) -> None:
         generate(session, [[1], [2, token]], GenerateOptions())
     assert caught.value.code == "session.token_id"
     assert caught.value.found == token
-    assert caught.value.tensor == "prompts[1][1]"
+    assert caught.value.option == "prompts[1][1]"
     assert not session.prefills
 
 
@@ -278,15 +278,18 @@ OPTION_ROWS = [
     ("repetition_penalty", float("inf")),
     ("seed", -1),
     ("stop", (-1,)),
+    ("max_new_tokens", "5"),
+    ("seed", 0.5),
+    ("temperature", None),
 ]
 
 
 @pytest.mark.parametrize(("name", "value"), OPTION_ROWS)
-def test_options_out_of_range(name: str, value: float) -> None:
+def test_options_out_of_range(name: str, value: object) -> None:
     with pytest.raises(UsageError) as caught:
         GenerateOptions(**{"temperature": 1.0, name: value})
     assert caught.value.code == "usage.option_range"
-    assert caught.value.tensor == name
+    assert caught.value.option == name
     assert caught.value.found is value
 
 
@@ -295,7 +298,7 @@ def test_sampling_limits_without_sampling(name: str, value: float) -> None:
     with pytest.raises(UsageError) as caught:
         GenerateOptions(**{name: value})
     assert caught.value.code == "usage.sampling_conflict"
-    assert caught.value.tensor == name
+    assert caught.value.option == name
 
 
 def test_an_empty_prompt() -> None:

@@ -122,6 +122,30 @@ def test_one_state_in_the_hands_of_two_sessions(exports: Exports) -> None:
     np.testing.assert_allclose(moved, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("step", [True, False])
+def test_a_closed_session_says_so(step: bool, exports: Exports) -> None:
+    """Even to a state whose step is bound: that must neither run nor crash."""
+    path = exports("mamba2", step=step)
+    with open_session(path, threads=1) as session:
+        state = session.step(np.array([7, 8]), session.prefill(IDS).state, in_place=True).state
+        before = copies(state)
+        session.close()
+        calls: list[Callable[[], object]] = [
+            lambda: session.prefill(IDS),
+            lambda: session.step(np.array([1, 2]), state),
+            lambda: session.step(np.array([1, 2]), state, in_place=True),
+        ]
+        for call in calls:
+            with pytest.raises(SessionError) as caught:
+                call()
+            assert caught.value.code == "session.closed"
+    assert equal(copies(state), before)
+    with open_session(path, threads=1) as again:
+        given = again.state_from_arrays(before)
+        expected = again.step(np.array([1, 2]), given).logits
+        assert np.array_equal(again.step(np.array([1, 2]), state, in_place=True).logits, expected)
+
+
 @pytest.mark.parametrize("padded", [False, True])
 def test_the_last_logits_are_the_last_of_all(padded: bool, exports: Exports) -> None:
     with open_session(exports("mamba2", padded=padded), threads=1) as session:
