@@ -15,6 +15,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 # The native ops are built by a rule of their own, which compiles only what changed.
 EDITABLE := $(PIP) --config-settings=cmake.define.MAMBA_EXPORT_ONNXRUNTIME=OFF --editable
 
+# CUDA kernels in the native ops: AUTO is with nvcc, ON, or OFF. They take long to compile, so only
+# `make plugins` asks for them by itself.
+CUDA ?= $(if $(filter plugins,$(MAKECMDGOALS)),AUTO,OFF)
+# What for, as CMake names it, such as CUDA_ARCHITECTURES="80-real;90a-real;120".
+CUDA_ARCHITECTURES ?=
+
 # Where ONNX Runtime's headers are; unless they are given, they are fetched from Debian.
 ifeq ($(origin ONNXRUNTIME_ROOT),undefined)
 ONNXRUNTIME_ROOT := $(CURDIR)/build/onnxruntime
@@ -33,7 +39,7 @@ help: ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 venv: $(STAMP) ## the environment .venv with everything installed, with the native ops if they build
-	@$(MAKE) --no-print-directory plugins || \
+	@$(MAKE) --no-print-directory plugins CUDA=$(CUDA) || \
 	  echo "The native ops were not built: sessions run function bodies, which is slow." >&2
 
 # torch comes first and alone: whichever build of it the package index offers (or PIP_INDEX_URL,
@@ -48,13 +54,14 @@ $(STAMP)-bench: $(STAMP)
 	$(EDITABLE) '.[dev,bench]'
 	touch $@
 
-plugins: $(LIBRARY) ## the native ops, libmamba_onnxruntime.so
+plugins: $(LIBRARY) ## the native ops, libmamba_onnxruntime.so, with CUDA kernels if there is nvcc
 
 # Into the source tree, where an editable installation and `PYTHONPATH=.` find it.
 $(LIBRARY): $(shell find CMakeLists.txt cmake plugins -type f -not -path 'plugins/tests/*') \
   | $(STAMP) $(HEADERS)
 	cmake -S . -B build/plugins -G Ninja -D MAMBA_EXPORT_ONNXRUNTIME=ON \
-	  -D ONNXRUNTIME_ROOT=$(ONNXRUNTIME_ROOT)
+	  -D ONNXRUNTIME_ROOT=$(ONNXRUNTIME_ROOT) -D MAMBA_EXPORT_CUDA=$(CUDA) \
+	  $(if $(CUDA_ARCHITECTURES),-D "MAMBA_EXPORT_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES)")
 	cmake --build build/plugins
 	cmake --install build/plugins --prefix . --strip
 	touch $@
@@ -64,7 +71,8 @@ $(HEADERS):
 
 wheel: $(STAMP) | $(HEADERS) ## a wheel with the native ops, in dist/
 	ONNXRUNTIME_ROOT=$(ONNXRUNTIME_ROOT) $(BIN)/python -m pip wheel --quiet --no-deps \
-	  --config-settings=cmake.define.MAMBA_EXPORT_ONNXRUNTIME=ON --wheel-dir dist .
+	  --config-settings=cmake.define.MAMBA_EXPORT_ONNXRUNTIME=ON \
+	  --config-settings=cmake.define.MAMBA_EXPORT_CUDA=$(CUDA) --wheel-dir dist .
 
 demo: venv ## export both example models, run them in PyTorch and ONNX Runtime, compare
 	$(BIN)/python -m examples.demo

@@ -35,6 +35,7 @@ class NativeLibrary:
         path: where it is, absolute; None if it is not there.
         cpu_isa: instruction set of its CPU kernels on this machine: avx512, avx2 or portable.
         ops: version by op that it has kernels for.
+        providers: execution providers of ONNX Runtime that it has kernels for.
         problem: why it cannot be used, None if it can.
         fix: what would change that.
     """
@@ -42,6 +43,7 @@ class NativeLibrary:
     path: Path | None
     cpu_isa: str | None = None
     ops: Mapping[str, int] = field(default_factory=dict)
+    providers: frozenset[str] = frozenset()
     problem: str | None = None
     fix: str = ""
 
@@ -114,13 +116,15 @@ def inspect_library(package: list[Path]) -> NativeLibrary:
     except (OSError, AttributeError) as error:
         return NativeLibrary(path, problem=f"{NAME} cannot be loaded: {error}", fix=fix)
     contract.restype = isa.restype = ctypes.c_char_p
-    return NativeLibrary(path, isa().decode(), _versions(contract().decode()), fix=fix)
-
-
-def _versions(contract: str) -> dict[str, int]:
-    """Return the version of each op; a line of a contract begins with "SelectiveScan v1"."""
-    heads = (line.split(maxsplit=2) for line in contract.splitlines())
-    return {op: int(version.removeprefix("v")) for op, version, _ in heads}
+    # A line begins with "SelectiveScan v1 CPUExecutionProvider:".
+    heads = [line.partition(":")[0].split() for line in contract().decode().splitlines()]
+    return NativeLibrary(
+        path,
+        isa().decode(),
+        {op: int(version.removeprefix("v")) for op, version, _ in heads},
+        frozenset(provider for *_, provider in heads),
+        fix=fix,
+    )
 
 
 def _fix(package: list[Path]) -> str:

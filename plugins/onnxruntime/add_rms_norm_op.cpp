@@ -7,7 +7,6 @@ namespace {
 struct AddRMSNorm {
   using Params = AddRMSNormParams;
   static constexpr const char* kName = "AddRMSNorm";
-  static constexpr auto kRun = add_rms_norm_cpu;
 
   static void read(Attributes& node, Params& params) { params.eps = node.real("eps"); }
 
@@ -19,8 +18,8 @@ struct AddRMSNorm {
 
 }  // namespace
 
-const OrtCustomOp* make_add_rms_norm(const OrtApi* api, Types types) {
-  return new CpuOp<AddRMSNorm>(api, types);
+const OrtCustomOp* make_add_rms_norm(const OrtApi* api, Types types, Provider provider) {
+  return make_op<AddRMSNorm>(api, types, provider);
 }
 
 }  // namespace mamba_export::ort

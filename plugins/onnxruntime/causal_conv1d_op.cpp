@@ -7,7 +7,6 @@ namespace {
 struct CausalConv1d {
   using Params = CausalConv1dParams;
   static constexpr const char* kName = "CausalConv1d";
-  static constexpr auto kRun = causal_conv1d_cpu;
 
   static void read(Attributes& node, Params& params) {
     params.silu = node.one_of("activation", {"none", "silu"}) == "silu";
@@ -23,8 +22,8 @@ struct CausalConv1d {
 
 }  // namespace
 
-const OrtCustomOp* make_causal_conv1d(const OrtApi* api, Types types) {
-  return new CpuOp<CausalConv1d>(api, types);
+const OrtCustomOp* make_causal_conv1d(const OrtApi* api, Types types, Provider provider) {
+  return make_op<CausalConv1d>(api, types, provider);
 }
 
 }  // namespace mamba_export::ort

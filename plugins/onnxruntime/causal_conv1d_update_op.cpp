@@ -7,7 +7,6 @@ namespace {
 struct CausalConv1dUpdate {
   using Params = CausalConv1dUpdateParams;
   static constexpr const char* kName = "CausalConv1dUpdate";
-  static constexpr auto kRun = causal_conv1d_update_cpu;
 
   static void read(Attributes& node, Params& params) {
     params.silu = node.one_of("activation", {"none", "silu"}) == "silu";
@@ -22,8 +21,8 @@ struct CausalConv1dUpdate {
 
 }  // namespace
 
-const OrtCustomOp* make_causal_conv1d_update(const OrtApi* api, Types types) {
-  return new CpuOp<CausalConv1dUpdate>(api, types);
+const OrtCustomOp* make_causal_conv1d_update(const OrtApi* api, Types types, Provider provider) {
+  return make_op<CausalConv1dUpdate>(api, types, provider);
 }
 
 }  // namespace mamba_export::ort

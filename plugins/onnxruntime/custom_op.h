@@ -1,9 +1,7 @@
-// The adapter of every op for ONNX Runtime's CPU provider: read, validate, run, report. An op adds
-// a class with
+// The adapter of every op for ONNX Runtime: read, validate, run, report. An op adds a class with
 //
 //   using Params = ...;                  // whose members have the names of inputs and outputs
 //   static constexpr const char* kName;  // in the contract
-//   static constexpr auto kRun;          // the kernel
 //   static void read(Attributes&, Params&);     // once, when the session is made
 //   static void resize(const Sizes&, Params&);  // at every run
 #pragma once
@@ -12,7 +10,11 @@
 
 #include <string>
 
+#include "cpu_backend.h"
 #include "node.h"
+#ifdef MAMBA_EXPORT_CUDA
+#include "cuda_backend.h"
+#endif
 
 namespace mamba_export::ort {
 
@@ -31,10 +33,12 @@ OrtStatusPtr infer_shapes(const OrtApi& api, const Contract& contract,
 template <class Op>
 constexpr Contract kContract = contract_of(Op::kName);
 
-template <class Op>
-class CpuKernel {
+// What every provider has in common; a backend runs the kernels of one.
+template <class Op, class Backend>
+class Kernel {
  public:
-  CpuKernel(const OrtApi& api, const OrtKernelInfo* info, Types types) : api_(api) {
+  Kernel(const OrtApi& api, const OrtKernelInfo* info, Types types)
+      : api_(api), backend_(api, info) {
     Attributes attributes(api, info, kContract<Op>);
     Op::read(attributes, params_);
     attributes.require_all_read();
@@ -48,33 +52,33 @@ class CpuKernel {
       const Tensors tensors(api_, context, kContract<Op>);
       const Sizes sizes = tensors.bind_inputs(&params);
       Op::resize(sizes, params);
-      if (const std::string problem = validate(params); !problem.empty()) {
+      if (const std::string problem = Backend::problem(params); !problem.empty()) {
         throw Ort::Exception(std::string(Op::kName) + ": " + problem, ORT_INVALID_ARGUMENT);
       }
       tensors.bind_outputs(sizes, &params);
-      Threads threads(api_, context);
-      Op::kRun(params, threads.parallel_for());
-      threads.finish();
+      backend_.run(context, params);
     });
   }
 
  private:
   const OrtApi& api_;
+  Backend backend_;
   typename Op::Params params_;  // with nothing but attributes and types
 };
 
-// One op for one choice of types.
-template <class Op>
-class CpuOp : public Ort::CustomOpBase<CpuOp<Op>, CpuKernel<Op>, /*WithStatus=*/true> {
+// One op for one choice of types on one provider.
+template <class Op, class Backend>
+class CustomOp
+    : public Ort::CustomOpBase<CustomOp<Op, Backend>, Kernel<Op, Backend>, /*WithStatus=*/true> {
  public:
-  CpuOp(const OrtApi* api, Types types) : api_(api), types_(types) {
+  CustomOp(const OrtApi* api, Types types) : api_(api), types_(types) {
     this->InferOutputShapeFn = [](const OrtCustomOp* self, OrtShapeInferContext* context) {
-      return infer_shapes(*static_cast<const CpuOp*>(self)->api_, kContract<Op>, context);
+      return infer_shapes(*static_cast<const CustomOp*>(self)->api_, kContract<Op>, context);
     };
   }
 
   const char* GetName() const { return Op::kName; }
-  const char* GetExecutionProviderType() const { return "CPUExecutionProvider"; }
+  const char* GetExecutionProviderType() const { return Backend::kProvider; }
   std::size_t GetInputTypeCount() const { return kContract<Op>.inputs.size; }
   std::size_t GetOutputTypeCount() const { return kContract<Op>.outputs.size; }
   ONNXTensorElementDataType GetInputType(std::size_t i) const {
@@ -86,7 +90,7 @@ class CpuOp : public Ort::CustomOpBase<CpuOp<Op>, CpuKernel<Op>, /*WithStatus=*/
 
   OrtStatusPtr CreateKernelV2(const OrtApi& api, const OrtKernelInfo* info,
                               void** kernel) const noexcept {
-    return guarded(api, [&] { *kernel = new CpuKernel<Op>(api, info, types_); });
+    return guarded(api, [&] { *kernel = new Kernel<Op, Backend>(api, info, types_); });
   }
 
  private:
@@ -94,9 +98,27 @@ class CpuOp : public Ort::CustomOpBase<CpuOp<Op>, CpuKernel<Op>, /*WithStatus=*/
   Types types_;
 };
 
+enum class Provider : std::uint8_t { kCpu, kCuda };
+
+// Those that this library was built for.
+constexpr Provider kProviders[] = {
+    Provider::kCpu,
+#ifdef MAMBA_EXPORT_CUDA
+    Provider::kCuda,
+#endif
+};
+
+template <class Op>
+const OrtCustomOp* make_op(const OrtApi* api, Types types, [[maybe_unused]] Provider provider) {
+#ifdef MAMBA_EXPORT_CUDA
+  if (provider == Provider::kCuda) return new CustomOp<Op, CudaBackend>(api, types);
+#endif
+  return new CustomOp<Op, CpuBackend>(api, types);
+}
+
 // Each is defined in the file of its op. The runtime may use it for as long as the process lives.
 #define MAMBA_EXPORT_OP(op, root, version) \
-  const OrtCustomOp* make_##root(const OrtApi* api, Types types);
+  const OrtCustomOp* make_##root(const OrtApi* api, Types types, Provider provider);
 #define MAMBA_EXPORT_INPUT(op, name, element, axes)
 #define MAMBA_EXPORT_OUTPUT(op, name, element, axes)
 #define MAMBA_EXPORT_ATTRIBUTE(op, name, type)

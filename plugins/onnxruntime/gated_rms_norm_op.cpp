@@ -7,7 +7,6 @@ namespace {
 struct GatedRMSNorm {
   using Params = GatedRMSNormParams;
   static constexpr const char* kName = "GatedRMSNorm";
-  static constexpr auto kRun = gated_rms_norm_cpu;
 
   static void read(Attributes& node, Params& params) {
     params.ngroups = node.integer("ngroups");
@@ -23,8 +22,8 @@ struct GatedRMSNorm {
 
 }  // namespace
 
-const OrtCustomOp* make_gated_rms_norm(const OrtApi* api, Types types) {
-  return new CpuOp<GatedRMSNorm>(api, types);
+const OrtCustomOp* make_gated_rms_norm(const OrtApi* api, Types types, Provider provider) {
+  return make_op<GatedRMSNorm>(api, types, provider);
 }
 
 }  // namespace mamba_export::ort

@@ -7,7 +7,6 @@ namespace {
 struct SelectiveScan {
   using Params = SelectiveScanParams;
   static constexpr const char* kName = "SelectiveScan";
-  static constexpr auto kRun = selective_scan_cpu;
 
   static void read(Attributes& node, Params& params) {
     params.dt_softplus = node.boolean("dt_softplus");
@@ -26,8 +25,8 @@ struct SelectiveScan {
 
 }  // namespace
 
-const OrtCustomOp* make_selective_scan(const OrtApi* api, Types types) {
-  return new CpuOp<SelectiveScan>(api, types);
+const OrtCustomOp* make_selective_scan(const OrtApi* api, Types types, Provider provider) {
+  return make_op<SelectiveScan>(api, types, provider);
 }
 
 }  // namespace mamba_export::ort

@@ -7,7 +7,6 @@ namespace {
 struct SelectiveStateUpdate {
   using Params = SelectiveStateUpdateParams;
   static constexpr const char* kName = "SelectiveStateUpdate";
-  static constexpr auto kRun = selective_state_update_cpu;
 
   static void read(Attributes& node, Params& params) {
     params.dt_softplus = node.boolean("dt_softplus");
@@ -24,8 +23,8 @@ struct SelectiveStateUpdate {
 
 }  // namespace
 
-const OrtCustomOp* make_selective_state_update(const OrtApi* api, Types types) {
-  return new CpuOp<SelectiveStateUpdate>(api, types);
+const OrtCustomOp* make_selective_state_update(const OrtApi* api, Types types, Provider provider) {
+  return make_op<SelectiveStateUpdate>(api, types, provider);
 }
 
 }  // namespace mamba_export::ort

@@ -7,7 +7,6 @@ namespace {
 struct SSDChunkScan {
   using Params = SSDChunkScanParams;
   static constexpr const char* kName = "SSDChunkScan";
-  static constexpr auto kRun = ssd_chunk_scan_cpu;
 
   static void read(Attributes& node, Params& params) {
     node.integer("chunk_size");  // only for kernels that cannot choose their own
@@ -28,8 +27,8 @@ struct SSDChunkScan {
 
 }  // namespace
 
-const OrtCustomOp* make_ssd_chunk_scan(const OrtApi* api, Types types) {
-  return new CpuOp<SSDChunkScan>(api, types);
+const OrtCustomOp* make_ssd_chunk_scan(const OrtApi* api, Types types, Provider provider) {
+  return make_op<SSDChunkScan>(api, types, provider);
 }
 
 }  // namespace mamba_export::ort

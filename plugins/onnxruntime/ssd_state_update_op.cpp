@@ -7,7 +7,6 @@ namespace {
 struct SSDStateUpdate {
   using Params = SSDStateUpdateParams;
   static constexpr const char* kName = "SSDStateUpdate";
-  static constexpr auto kRun = ssd_state_update_cpu;
 
   static void read(Attributes& node, Params& params) {
     params.dt_softplus = node.boolean("dt_softplus");
@@ -26,8 +25,8 @@ struct SSDStateUpdate {
 
 }  // namespace
 
-const OrtCustomOp* make_ssd_state_update(const OrtApi* api, Types types) {
-  return new CpuOp<SSDStateUpdate>(api, types);
+const OrtCustomOp* make_ssd_state_update(const OrtApi* api, Types types, Provider provider) {
+  return make_op<SSDStateUpdate>(api, types, provider);
 }
 
 }  // namespace mamba_export::ort

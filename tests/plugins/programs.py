@@ -43,7 +43,8 @@ def build(
     """
     directory = BUILD / name
     directory.mkdir(parents=True, exist_ok=True)
-    fixed = {"MAMBA_EXPORT_TESTS": "ON", "MAMBA_EXPORT_ONNXRUNTIME": "OFF"}
+    fixed = dict.fromkeys(("MAMBA_EXPORT_ONNXRUNTIME", "MAMBA_EXPORT_CUDA"), "OFF")
+    fixed["MAMBA_EXPORT_TESTS"] = "ON"
     defines = [f"-D{key}={value}" for key, value in (fixed | dict(options or {})).items()]
     with (directory / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,10 +46,10 @@ def library() -> Path:
 # -- what it shows ----------------------------------------------------------------------------
 
 
-def contract() -> str:
+def contract(providers: Collection[str]) -> str:
     """What the library should register, from the declarations."""
     lines = []
-    for op in OPS:
+    for op, provider in itertools.product(OPS, sorted(providers)):
         attributes = " ".join(f"{s.name} {s.onnx_type.name.lower()}" for s in op.attributes)
         residuals = any(spec.element == "residual" for spec in op.inputs)
         for io, residual in TYPES if residuals else TYPES[:3]:
@@ -60,7 +61,7 @@ def contract() -> str:
                 for specs in (op.inputs, op.outputs)
             )
             lines.append(
-                f"{op.name} v{VERSION} CPUExecutionProvider: {inputs} -> {outputs}; {attributes}\n"
+                f"{op.name} v{VERSION} {provider}: {inputs} -> {outputs}; {attributes}\n"
             )
     return "".join(lines)
 
@@ -68,7 +69,10 @@ def contract() -> str:
 def test_it_registers_what_is_declared(library: Path) -> None:
     loaded = ctypes.CDLL(str(library))
     loaded.mamba_export_contract.restype = ctypes.c_char_p
-    assert loaded.mamba_export_contract().decode() == contract()
+    providers = native_library().providers
+    assert {"CPUExecutionProvider"} <= providers
+    assert providers <= {"CPUExecutionProvider", "CUDAExecutionProvider"}
+    assert loaded.mamba_export_contract().decode() == contract(providers)
 
 
 def test_it_shows_its_entry_points_and_nothing_else(library: Path) -> None:
