@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "guarded_memory.h"
+#include "kernel_sets.h"
 #include "op_case.h"
 
 namespace mamba_export::testing {
@@ -35,6 +36,7 @@ class GuardedCall {
   GuardedCall() {
     constexpr std::size_t kOperands = 12;
     for (std::size_t i = 0; i < kOperands; ++i) memory_.emplace_back(std::size_t{16} << 20);
+    for (const GuardedMemory& each : memory_) share_memory(each.memory(), each.capacity());
   }
 
   // Places the operands of a case and returns pointers to them in the contract's order.

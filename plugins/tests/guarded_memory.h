@@ -77,6 +77,10 @@ class GuardedMemory {
     return std::all_of(bytes, bytes + margin_bytes(), [](char b) { return b == kPattern; });
   }
 
+  // All that may be placed in.
+  void* memory() const { return first_; }
+  std::size_t capacity() const { return capacity_; }
+
   // An address that nobody may read or write.
   void* forbidden() const { return map_; }
 

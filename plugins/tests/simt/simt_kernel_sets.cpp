@@ -42,4 +42,6 @@ constexpr Kernels kSimt = {
 
 std::vector<const Kernels*> kernel_sets() { return {&kSimt<false>, &kSimt<true>}; }
 
+void share_memory(void*, std::size_t) {}
+
 }  // namespace mamba_export::testing

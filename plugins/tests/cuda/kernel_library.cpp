@@ -1,0 +1,68 @@
+// The CUDA kernels for Python's tests and benchmarks, without a runtime: an op by its name, sizes
+// by their letters, operands in the contract's order.
+#include "cuda_kernels.h"
+#include "op_case.h"
+
+namespace mamba_export::testing {
+namespace {
+
+// As in tests/plugins/cuda_kernels.py.
+struct KernelCall {
+  const char* op;
+  std::int64_t sizes[26];  // by letter
+  std::int32_t type;
+  std::int32_t residual;
+  std::int32_t silu, dt_softplus, gated, reverse, norm_before_gate;
+  float dt_min, dt_max, eps;
+};
+
+Params params_of(const KernelCall& call, void* const* operands) {
+  Case c;
+  c.op = &op_named(call.op);
+  for (char letter = 'A'; letter <= 'Z'; ++letter) c.size[letter] = call.sizes[letter - 'A'];
+  c.type = static_cast<ElementType>(call.type);
+  c.residual = static_cast<ElementType>(call.residual);
+  c.silu = call.silu != 0;
+  c.dt_softplus = call.dt_softplus != 0;
+  c.gated = call.gated != 0;
+  c.reverse = call.reverse != 0;
+  c.norm_before_gate = call.norm_before_gate != 0;
+  c.dt_min = call.dt_min;
+  c.dt_max = call.dt_max;
+  c.eps = call.eps;
+  const std::size_t count = c.op->inputs.size() + c.op->outputs.size();
+  return c.params(std::vector<void*>(operands, operands + count));
+}
+
+#define MAMBA_EXPORT_OVERLOAD(Op, kernel)                                           \
+  std::size_t workspace_of(const Op##Params& p) { return kernel##_workspace(p); }   \
+  cudaError_t launch(const Op##Params& p, void* workspace, cudaStream_t stream) {   \
+    return launch_##kernel(p, workspace, stream);                                   \
+  }
+MAMBA_EXPORT_FOR_EACH_OP(MAMBA_EXPORT_OVERLOAD)
+#undef MAMBA_EXPORT_OVERLOAD
+
+}  // namespace
+}  // namespace mamba_export::testing
+
+extern "C" __attribute__((visibility("default"))) std::size_t mamba_workspace(
+    const mamba_export::testing::KernelCall* call, void* const* operands) {
+  using namespace mamba_export::testing;
+  return std::visit([](const auto& p) { return workspace_of(p); }, params_of(*call, operands));
+}
+
+// Returns CUDA's error code; -1 for a call that makes no sense, which is a bug of the test.
+extern "C" __attribute__((visibility("default"))) int mamba_launch(
+    const mamba_export::testing::KernelCall* call, void* const* operands, void* workspace,
+    void* stream) {
+  using namespace mamba_export::testing;
+  try {
+    return std::visit(
+        [&](const auto& p) {
+          return static_cast<int>(launch(p, workspace, static_cast<cudaStream_t>(stream)));
+        },
+        params_of(*call, operands));
+  } catch (...) {
+    return -1;
+  }
+}
