@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import warnings
 from collections.abc import Iterator, Mapping
 from types import TracebackType
@@ -16,9 +17,11 @@ from mamba_export.dtypes import DType
 from mamba_export.errors import CapabilityError, SessionError
 from mamba_export.graph.artifact import Artifact
 from mamba_export.models.state import NUM_LOGITS_TO_KEEP, IoNames, StateSpec
+from mamba_export.runtime.bound_step import Binding, BoundStep
 from mamba_export.runtime.float_products import WEIGHTS_FOLDER, with_float_products
 from mamba_export.runtime.graph_check import check_graph, check_interface
 from mamba_export.runtime.libraries import NativeLibrary, NativeOpsWarning, native_library
+from mamba_export.runtime.ort_device import OrtDevice
 from mamba_export.runtime.session import (
     Array,
     Ids,
@@ -34,6 +37,7 @@ from mamba_export.runtime.session import (
 if TYPE_CHECKING:
     import onnxruntime as ort
 
+_NOT_CAPTURED = -1
 _ERROR = 3
 """Log severity: warnings about unused function bodies and such say nothing to a user."""
 
@@ -42,15 +46,19 @@ class OrtState:
     """State tensors in ONNX Runtime's memory, in the graph's layout.
 
     Attributes:
+        device: where they lie.
         values: in the order of the manifest's states.
-        bound_step: a step that reads and overwrites these very values, once there was one.
+        bound_step: a step that goes on from these very values, once there was one.
     """
 
-    def __init__(self, artifact: Artifact, values: list[Any], batch: int) -> None:
+    def __init__(
+        self, artifact: Artifact, device: OrtDevice, values: list[Any], batch: int
+    ) -> None:
         self._artifact = artifact
+        self.device = device
         self.values = values
         self.batch = batch
-        self.bound_step: _BoundStep | None = None
+        self.bound_step: BoundStep | None = None
 
     def arrays(self) -> dict[str, Array]:
         """Copy the state out; see :class:`State`."""
@@ -66,6 +74,7 @@ class OrtSession:
 
     Args:
         artifact: loaded.
+        device: where it computes and keeps its states: cpu, cuda or cuda:1.
         threads: CPU threads; None leaves the choice to the runtime.
         native: run our ops on the native kernels.
         float_products: multiply with integer weights in float32, exactly and slowly, where the
@@ -76,7 +85,7 @@ class OrtSession:
             graph has no ops of ours.
 
     Raises:
-        CapabilityError: the CPU provider cannot run the artifact's dtype.
+        CapabilityError: the device is not there, or its provider cannot run the artifact's dtype.
         TrustError, ArtifactError: a graph reads other files, or is not what the manifest says.
         SessionError: ONNX Runtime cannot load the graph or the library of native ops.
     """
@@ -85,6 +94,7 @@ class OrtSession:
         self,
         artifact: Artifact,
         *,
+        device: str = "cpu",
         threads: int | None = None,
         native: bool = True,
         float_products: bool = False,
@@ -94,19 +104,20 @@ class OrtSession:
         manifest = artifact.manifest
         if manifest.dtype is DType.bfloat16:
             raise CapabilityError(
-                "ONNX Runtime has no bfloat16 matrix product for the CPU",
-                "export with --dtype float32 or float16 to run here; bfloat16 is for GPUs",
+                "bfloat16 artifacts are not run yet: ONNX Runtime has no such product on the CPU",
+                "export with --dtype float32 or float16",
                 code="session.bfloat16",
                 file=str(artifact.path),
                 expected="float32 or float16",
                 found="bfloat16",
             )
         self.artifact = artifact
+        self.device = OrtDevice.parse(device)
         self.vocab_size = manifest.vocab_size
         self.padded = manifest.padded
         self.states = manifest.states
         self.eos_token_ids = manifest.eos_token_ids
-        self.native = _native_library(artifact) if native and manifest.ops else None
+        self.native = _native_library(artifact, self.device) if native and manifest.ops else None
         self._names = [spec.graph_names(manifest.io_names) for spec in manifest.states]
         self._float_products = float_products
         options = ort.SessionOptions()
@@ -117,6 +128,8 @@ class OrtSession:
             options.add_session_config_entry(WEIGHTS_FOLDER, str(artifact.path))
         if self.native is not None:
             self.native.register(options, manifest.ops)
+        self._captures = itertools.count(1)
+        self._captures_steps = False
         model = self._load(ort, "model", options)
         self._opened: ort.InferenceSession | None = model
         self._step = self._load(ort, "step", options) if "step" in manifest.graphs else None
@@ -129,9 +142,9 @@ class OrtSession:
         check_graph(self.artifact, path)
         model = with_float_products(path) if self._float_products else str(path)
         try:
-            session = ort.InferenceSession(
-                model, sess_options=options, providers=["CPUExecutionProvider"]
-            )
+            session = self._open(ort, role, model, options)
+        except CapabilityError:
+            raise
         except Exception as error:
             raise SessionError(
                 f"ONNX Runtime {ort.__version__} cannot load the graph: "
@@ -140,24 +153,45 @@ class OrtSession:
                 code="session.load",
                 file=str(path),
             ) from error
+        self.device.require(session)
         check_interface(self.artifact, role, session.get_inputs(), session.get_outputs())
         return session
+
+    def _open(
+        self, ort: Any, role: str, model: Any, options: ort.SessionOptions
+    ) -> ort.InferenceSession:
+        # Only a step has the same shapes every time.
+        if role == "step" and self.device.kind == "cuda":
+            try:
+                providers = self.device.providers(capture=True)
+                session = ort.InferenceSession(model, sess_options=options, providers=providers)
+            except Exception as error:
+                warnings.warn(
+                    f"steps run without a CUDA graph, slower: {str(error).splitlines()[0]}",
+                    NativeOpsWarning,
+                    stacklevel=5,  # who called open_session
+                )
+            else:
+                self._captures_steps = True
+                return session
+        providers = self.device.providers(capture=False)
+        return ort.InferenceSession(model, sess_options=options, providers=providers)
 
     def initial_state(self, batch: int) -> OrtState:
         """Return zeros."""
         naming = self.artifact.manifest.io_names
         values = [
-            _ort_value(np.zeros((batch, *spec.graph_shape(naming)), spec.dtype.numpy))
+            self.device.value(np.zeros((batch, *spec.graph_shape(naming)), spec.dtype.numpy))
             for spec in self.states
         ]
-        return OrtState(self.artifact, values, batch)
+        return self._state(values, batch)
 
     def state_from_arrays(self, arrays: Mapping[str, Array]) -> OrtState:
         """See :meth:`Session.state_from_arrays`."""
         batch, checked = check_arrays(arrays, self.states)
         naming = self.artifact.manifest.io_names
-        values = [_ort_value(_to_graph(checked[s.name].copy(), s, naming)) for s in self.states]
-        return OrtState(self.artifact, values, batch)
+        values = [self.device.value(_to_graph(checked[s.name].copy(), s, naming)) for s in self.states]
+        return self._state(values, batch)
 
     def prefill(
         self,
@@ -191,13 +225,15 @@ class OrtSession:
         """See :meth:`Session.step`."""
         ids = check_ids(input_ids, self.artifact.manifest.padded_vocab_size, rank=1)[:, None]
         check_batch(state, ids.shape[0])
-        if in_place and self._overwrites and isinstance(state, OrtState):
+        overwrites = self._overwrites or self.device.kind == "cuda"
+        if in_place and overwrites and isinstance(state, OrtState) and state.device == self.device:
             runs_in = self._step or self._model
             with _errors_of(self.artifact):
                 bound = state.bound_step
                 if bound is None or bound.session is not runs_in:
                     bound = state.bound_step = self._bind_step(state)
-                return Result(bound.run(ids), state)
+                logits, state.values = bound.run(ids)
+                return Result(logits, state)
         mask = np.ones_like(ids) if self.padded and self._step is None else None
         logits, state = self._run(self._step or self._model, ids, state, mask)
         return Result(logits[:, 0], state)
@@ -241,32 +277,48 @@ class OrtSession:
         """Whether every op reads its state before writing it, as our kernels do."""
         return self.native is not None and self.artifact.manifest.io_names is IoNames.genai
 
-    def _bind_step(self, state: OrtState) -> _BoundStep:
-        ids = np.zeros((state.batch, 1), np.int64)
-        logits = np.empty((state.batch, 1, self.artifact.manifest.padded_vocab_size), np.float32)
-        mask = np.ones_like(ids) if self.padded and self._step is None else None
-        binding = self._bind(self._step or self._model, ids, state, mask, into=True)
-        binding.output("logits", _ort_value(logits))
-        return _BoundStep(binding, ids, logits)
+    def _bind_step(self, state: OrtState) -> BoundStep:
+        session = self._step or self._model
+        columns = self.artifact.manifest.padded_vocab_size
+        ids = self.device.value(np.zeros((state.batch, 1), np.int64))
+        logits = self.device.value(np.empty((state.batch, 1, columns), np.float32))
+        mask = None
+        if self.padded and self._step is None:
+            mask = self.device.value(np.ones((state.batch, 1), np.int64))
+        # A graph is captured by running it more than once: a state that it overwrote would advance
+        # each time. So there are two buffers, and a graph for each direction.
+        places = [state.values]
+        if self.device.kind == "cuda":
+            places.append(self.initial_state(state.batch).values)
+        bindings = []
+        for past, present in zip(places, places[1:] + places[:1], strict=True):
+            binding = self._bind(session, ids, past, mask, into=present)
+            binding.output("logits", logits)
+            bindings.append(binding)
+        written = places[1:] + places[:1]
+        return BoundStep(bindings, written, ids, logits, [self._captured() for _ in places])
+
+    def _captured(self) -> Any:
+        """Return the options of a run that is captured and replayed, where steps are."""
+        return _run_options(next(self._captures)) if self._captures_steps else None
 
     def _bind(
         self,
         session: ort.InferenceSession,
-        ids: Ids,
-        state: OrtState,
-        mask: Ids | None,
+        ids: Any,
+        past: list[Any],
+        mask: Any | None,
         *,
-        into: bool,
-    ) -> _Binding:
-        """Bind all but the logits; ``into`` has the new states overwrite the old ones."""
-        binding = _Binding(session)
-        binding.input("input_ids", _ort_value(ids))
+        into: list[Any] | None,
+    ) -> Binding:
+        """Bind all but the logits; without ``into`` the runtime allocates the new states."""
+        binding = Binding(session, self.device)
+        binding.input("input_ids", ids)
         if mask is not None:
-            binding.input("attention_mask", _ort_value(mask))
-        for (past, present), value in zip(self._names, state.values, strict=True):
-            binding.input(past, value)
-            # If the runtime allocates it, the state that went in stays a value of its own.
-            binding.output(present, value if into else None)
+            binding.input("attention_mask", mask)
+        for index, (name, new_name) in enumerate(self._names):
+            binding.input(name, past[index])
+            binding.output(new_name, None if into is None else into[index])
         return binding
 
     def _run(
@@ -283,64 +335,36 @@ class OrtSession:
         if state is None:
             state, into = self.initial_state(batch), True
         check_batch(state, batch)
-        if not isinstance(state, OrtState):
+        if not isinstance(state, OrtState) or state.device != self.device:
             state = self.state_from_arrays(state.arrays())
         into = into and self._overwrites
+        value = self.device.value
         with _errors_of(self.artifact):
-            binding = self._bind(session, ids, state, mask, into=into)
+            binding = self._bind(
+                session,
+                value(ids),
+                state.values,
+                None if mask is None else value(mask),
+                into=state.values if into else None,
+            )
             if keep and session is self._model and self._keeps_logits:
-                binding.input(NUM_LOGITS_TO_KEEP, _ort_value(np.array(keep)))
+                binding.input(NUM_LOGITS_TO_KEEP, value(np.array(keep)))
             binding.output("logits", None)
-            *values, logits = binding.run()
-        return Result(logits.numpy(), state if into else OrtState(self.artifact, values, batch))
+            captures = session is self._step and self._captures_steps
+            *values, logits = binding.run(_run_options(_NOT_CAPTURED) if captures else None)
+        return Result(logits.numpy(), state if into else self._state(values, batch))
+
+    def _state(self, values: list[Any], batch: int) -> OrtState:
+        return OrtState(self.artifact, self.device, values, batch)
 
 
-class _Binding:
-    """What a run reads and writes, kept alive: ONNX Runtime 1.25's own binding does not do that."""
+def _run_options(graph: int) -> Any:
+    """Return the options of a run of a session that captures CUDA graphs, each with a number."""
+    import onnxruntime as ort
 
-    def __init__(self, session: ort.InferenceSession) -> None:
-        self.session = session
-        self._binding = session.io_binding()
-        self._values: list[Any] = []
-
-    def input(self, name: str, value: Any) -> None:
-        """Have the run read a value."""
-        self._values.append(value)
-        self._binding.bind_ortvalue_input(name, value)
-
-    def output(self, name: str, value: Any | None) -> None:
-        """Have the run write into a value, or into one that the runtime allocates."""
-        if value is None:
-            self._binding.bind_output(name, "cpu")
-        else:
-            self._values.append(value)
-            self._binding.bind_ortvalue_output(name, value)
-
-    def run(self) -> list[Any]:
-        """Run, and return the outputs in the order in which they were bound."""
-        self.session.run_with_iobinding(self._binding)
-        outputs: list[Any] = self._binding.get_outputs()
-        return outputs
-
-
-class _BoundStep:
-    """A step whose buffers are bound once: binding them costs more than a small model's layer."""
-
-    def __init__(self, binding: _Binding, ids: Ids, logits: npt.NDArray[np.float32]) -> None:
-        self._binding = binding
-        self._ids = ids
-        self._logits = logits
-
-    @property
-    def session(self) -> ort.InferenceSession:
-        """The session that it runs in."""
-        return self._binding.session
-
-    def run(self, ids: Ids) -> npt.NDArray[np.float32]:
-        """Advance the bound states by ids [B,1]; return a copy of the logits [B,V]."""
-        self._ids[:] = ids
-        self._binding.run()
-        return self._logits[:, 0].copy()
+    options = ort.RunOptions()
+    options.add_run_config_entry("gpu_graph_id", str(graph))
+    return options
 
 
 @contextlib.contextmanager
@@ -356,24 +380,21 @@ def _errors_of(artifact: Artifact) -> Iterator[None]:
         ) from error
 
 
-def _native_library(artifact: Artifact) -> NativeLibrary | None:
+def _native_library(artifact: Artifact, device: OrtDevice) -> NativeLibrary | None:
     """Return the library of native ops; without one, say once what that means."""
     library = native_library()
-    if library.problem is None:
+    problem = library.problem
+    if problem is None and device.provider not in library.providers:
+        problem = "it was built without CUDA kernels"
+    if problem is None:
         return library
     warnings.warn(
         f"{artifact.path.name} runs on function bodies, correct but slow, because "
-        f"{library.problem}: {library.fix}",
+        f"{problem}: {library.fix}",
         NativeOpsWarning,
         stacklevel=4,  # who called open_session
     )
     return None
-
-
-def _ort_value(array: Array) -> Any:
-    import onnxruntime as ort
-
-    return ort.OrtValue.ortvalue_from_numpy(array)
 
 
 def _to_graph(array: Array, spec: StateSpec, naming: IoNames) -> Array:

@@ -1,0 +1,104 @@
+"""Where ONNX Runtime computes: its execution provider, and where tensors lie."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+
+from mamba_export.errors import CapabilityError, UsageError
+
+CUDA_PROVIDER = "CUDAExecutionProvider"
+CPU_PROVIDER = "CPUExecutionProvider"
+
+
+@dataclass(frozen=True)
+class OrtDevice:
+    """A device of ONNX Runtime.
+
+    Args:
+        kind: "cpu" or "cuda".
+        index: which CUDA device.
+    """
+
+    kind: str
+    index: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> OrtDevice:
+        """Read "cpu", "cuda" or "cuda:1".
+
+        Raises:
+            UsageError: it is none of these.
+        """
+        found = re.fullmatch(r"(cpu)|(cuda)(?::(\d+))?", text)
+        if found is None:
+            raise UsageError(
+                f"unknown device {text!r}",
+                "choose cpu, cuda, or one of several as cuda:1",
+                code="usage.device",
+                option="device",
+                expected="cpu, cuda or cuda:INDEX",
+                found=text,
+            )
+        return cls(found[1] or found[2], int(found[3] or 0))
+
+    def __str__(self) -> str:
+        return self.kind if self.kind == "cpu" else f"{self.kind}:{self.index}"
+
+    @property
+    def provider(self) -> str:
+        """The execution provider's name."""
+        return CPU_PROVIDER if self.kind == "cpu" else CUDA_PROVIDER
+
+    def providers(self, *, capture: bool) -> list[Any]:
+        """Return what a session is opened with.
+
+        Args:
+            capture: runs are captured as CUDA graphs, unless they say otherwise.
+
+        Raises:
+            CapabilityError: this ONNX Runtime has no such provider.
+        """
+        import onnxruntime as ort
+
+        if self.kind == "cpu":
+            return [CPU_PROVIDER]
+        if CUDA_PROVIDER not in ort.get_available_providers():
+            raise CapabilityError(
+                f"onnxruntime {ort.__version__} here was built without CUDA",
+                "pip uninstall onnxruntime, then pip install onnxruntime-gpu; or run on the CPU",
+                code="session.no_cuda",
+                expected=CUDA_PROVIDER,
+                found=", ".join(ort.get_available_providers()),
+            )
+        options = {"device_id": str(self.index)}
+        if capture:
+            options["enable_cuda_graph"] = "1"
+        # Shapes are computed on the CPU.
+        return [(CUDA_PROVIDER, options), CPU_PROVIDER]
+
+    def require(self, session: Any) -> None:
+        """Check that a session got its provider: the runtime goes on without one it cannot load.
+
+        Raises:
+            CapabilityError: it did not.
+        """
+        if session.get_providers()[0] != self.provider:
+            raise CapabilityError(
+                "ONNX Runtime could not start its CUDA provider and fell back to the CPU",
+                "see what it printed: mostly CUDA or cuDNN libraries are missing or of another "
+                "version, or there is no device",
+                code="session.no_cuda",
+                expected=self.provider,
+                found=session.get_providers()[0],
+            )
+
+    def value(self, array: npt.NDArray[Any]) -> Any:
+        """Return an OrtValue of an array: its very memory on the CPU, a copy on a device."""
+        import onnxruntime as ort
+
+        return ort.OrtValue.ortvalue_from_numpy(array, self.kind, self.index)
+
