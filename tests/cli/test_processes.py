@@ -21,6 +21,12 @@ COMMAND = [sys.executable, "-m", "mamba_export_cli"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'cli'}"}
 
 
+def default_signals() -> None:
+    """Whatever these tests were started with: a shell's background job ignores SIGINT."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @contextmanager
 def exporting(source: Path, target: Path) -> Iterator[subprocess.Popen[str]]:
     """An export that is at work on its partial directory."""
@@ -30,6 +36,7 @@ def exporting(source: Path, target: Path) -> Iterator[subprocess.Popen[str]]:
         stderr=subprocess.PIPE,
         text=True,
         env=ENVIRONMENT,
+        preexec_fn=default_signals,
     )
     try:
         deadline = time.monotonic() + 60
