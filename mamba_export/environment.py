@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mamba_export
-from mamba_export.runtime.libraries import NAME, NativeLibrary, native_library
+from mamba_export.runtime.libraries import CUDA_PROVIDER, NAME, NativeLibrary, native_library
 
 # Name, lowest version that is known to work (None: any).
 _PACKAGES: tuple[tuple[str, str | None], ...] = (
@@ -147,7 +147,7 @@ def _capabilities(packages: dict[str, Package], gpus: tuple[str, ...]) -> tuple[
         needs("parity with transformers", "on the CPU", "mamba-export[transformers]", *_REFERENCE),
         _mamba_ssm(packages, gpus),
         needs("open artifacts in onnxruntime-genai", "on the CPU", "mamba-export[genai]", _GENAI),
-        Capability("run on a GPU", False, f"not in this version; {_devices(gpus)}"),
+        _cuda(packages, gpus, native_library()),
         Capability("TensorRT engines", False, f"not in this version; {_devices(gpus)}"),
     )
 
@@ -174,6 +174,21 @@ def _native_ops(library: NativeLibrary) -> Capability:
     if library.problem is not None:
         return Capability(name, False, f"{library.problem}; function bodies run", library.fix)
     return Capability(name, True, f"{NAME}, {library.cpu_isa} kernels")
+
+
+def _cuda(
+    packages: dict[str, Package], gpus: tuple[str, ...], library: NativeLibrary
+) -> Capability:
+    name = "run in ONNX Runtime, CUDA"
+    if not gpus:
+        return Capability(name, False, "no CUDA device found")
+    if problem := packages["onnxruntime-gpu"].problem:
+        fix = "pip uninstall onnxruntime; pip install onnxruntime-gpu"
+        return Capability(name, False, problem, fix)
+    if CUDA_PROVIDER not in library.providers:
+        problem = library.problem or f"{NAME} was built without CUDA kernels"
+        return Capability(name, True, f"on {gpus[0]}, slow: {problem}", library.fix)
+    return Capability(name, True, f"on {gpus[0]}, with our kernels")
 
 
 def _devices(gpus: tuple[str, ...]) -> str:

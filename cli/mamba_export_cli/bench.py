@@ -8,6 +8,7 @@ from mamba_export_cli.options import (
     ArtifactArg,
     BatchOpt,
     DecodeOpt,
+    DeviceOpt,
     FormatOpt,
     LogitsOpt,
     NativeOpt,
@@ -34,6 +35,7 @@ def bench(
     prefill: PrefillOpt = None,
     decode: DecodeOpt = 128,
     batch: BatchOpt = 1,
+    device: DeviceOpt = "cpu",
     threads: ThreadsOpt = None,
     native: NativeOpt = True,
     logits: LogitsOpt = "last",
@@ -50,6 +52,7 @@ def bench(
             prefill=prefill or (64, 512, 2048),
             decode=decode,
             batch=batch,
+            device=device,
             threads=threads,
             native=native,
             logits=logits,
@@ -88,7 +91,13 @@ def _memory(result: Benchmark) -> RenderableType:
         ("state a step reads and writes", size(traffic.state_bytes)),
         ("both, a token", size(round(traffic.bytes_per_token))),
         ("moved at", f"{traffic.bytes_per_second / 1e9:.1f} GB/s"),
-        ("this machine reads at", f"{traffic.read_bandwidth / 1e9:.1f} GB/s"),
-        ("share of that", f"{traffic.share:.0%}"),
+        *(
+            [
+                ("this machine reads at", f"{traffic.read_bandwidth / 1e9:.1f} GB/s"),
+                ("share of that", f"{traffic.share:.0%}"),
+            ]
+            if traffic.read_bandwidth is not None and traffic.share is not None
+            else []
+        ),
     ]
     return table("load and memory", ["", ""], rows)

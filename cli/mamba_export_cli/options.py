@@ -128,6 +128,13 @@ NativeOpt = Annotated[
     typer.Option("--native/--no-native", help="Run our kernels, or else the function bodies."),
 ]
 
+DeviceOpt = Annotated[
+    str,
+    typer.Option(
+        "--device", metavar="NAME", help="Where to run: cpu, cuda, or one of several as cuda:1."
+    ),
+]
+
 AgainstOpt = Annotated[
     str, typer.Option("--against", metavar="SOURCE", help="The checkpoint it was exported from.")
 ]

@@ -11,6 +11,7 @@ from mamba_export_cli.errors import EXIT_CODES
 from mamba_export_cli.options import (
     AgainstOpt,
     ArtifactArg,
+    DeviceOpt,
     FormatOpt,
     NativeOpt,
     ParityTokensOpt,
@@ -37,6 +38,7 @@ def parity(
     tokens: ParityTokensOpt = None,
     steps: StepsOpt = 64,
     seed: SeedOpt = 0,
+    device: DeviceOpt = "cpu",
     native: NativeOpt = True,
     report: ReportOpt = None,
     fmt: FormatOpt = "human",
@@ -55,6 +57,7 @@ def parity(
             tokens=tokens,
             steps=steps,
             seed=seed,
+            device=device,
             native=native,
             progress=progress,
         )

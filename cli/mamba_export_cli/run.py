@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mamba_export_cli.options import (
     ArtifactArg,
+    DeviceOpt,
     FormatOpt,
     MaxNewTokensOpt,
     NativeOpt,
@@ -39,6 +40,7 @@ def run(
     repetition_penalty: RepetitionPenaltyOpt = 1.0,
     seed: SeedOpt = 0,
     stop: StopOpt = None,
+    device: DeviceOpt = "cpu",
     threads: ThreadsOpt = None,
     native: NativeOpt = True,
     fmt: FormatOpt = "human",
@@ -63,7 +65,7 @@ def run(
     # Whoever asks in token ids is answered in token ids.
     printer = TokenPrinter(sink, prompts, tokenizer if prompt else None)
     with sink.warned() as warned:
-        session = open_session(path, threads=threads, verify=True, native=native)
+        session = open_session(path, device=device, threads=threads, verify=True, native=native)
     with session:
         try:
             generations = generate(session, prompts, options, printer.push)

@@ -55,6 +55,7 @@ def check_parity(
     steps: int = 64,
     seed: int = 0,
     prompt_ids: Array | None = None,
+    device: str = "cpu",
     native: bool = True,
     progress: Progress | None = None,
 ) -> ParityReport:
@@ -78,6 +79,7 @@ def check_parity(
         steps: greedy tokens to compare.
         seed: of chunk splits, padding and prompts.
         prompt_ids: [B,T] token ids to run on; B ≥ 2 makes sure that rows are kept apart.
+        device: where the artifact runs: cpu, cuda or cuda:1. The references compute where they can.
         native: run the artifact on our native kernels, where they are; else on function bodies.
         progress: called with a stage, the amount done and the amount to do.
 
@@ -99,14 +101,16 @@ def check_parity(
     if against is not None:
         _check_same_model(opened, against)
     judge = _judge(opened, chosen, against)
-    with _open(opened, native) as session:
+    with _open(opened, device, native) as session:
         length = _enough_tokens(opened.manifest) if tokens is None else tokens
         ids, origin = _prompt(opened.path, session, prompt_ids, length, seed)
         structure = check_structure(opened)
         if opened.manifest.quantization is not None:
             from mamba_export.parity.quantized import check_quantization
 
-            structure += check_quantization(opened, against, session, ids, native=native)
+            structure += check_quantization(
+                opened, against, session, ids, device=device, native=native
+            )
         return compare_session(
             session,
             judge,
@@ -193,15 +197,15 @@ def compare_session(
     )
 
 
-def _open(artifact: Artifact, native: bool) -> Session:
+def _open(artifact: Artifact, device: str, native: bool) -> Session:
     """Open an artifact so that it computes what its weights say."""
     if artifact.manifest.quantization is None:
         from mamba_export.runtime.session import open_session
 
-        return open_session(artifact.path, native=native)
+        return open_session(artifact.path, device=device, native=native)
     from mamba_export.runtime.ort_session import OrtSession
 
-    return OrtSession(artifact, native=native, float_products=True)
+    return OrtSession(artifact, device=device, native=native, float_products=True)
 
 
 def _judge(

@@ -45,6 +45,7 @@ def check_quantization(
     exact: Session,
     ids: Array,
     *,
+    device: str,
     native: bool,
 ) -> list[Check]:
     """Check what only a quantised artifact has.
@@ -54,10 +55,11 @@ def check_quantization(
         source: the checkpoint's directory or hub id; None leaves out the comparison with it.
         exact: a session of the artifact with ``float_products``.
         ids: [B,T] prompt.
+        device: where it runs.
         native: run the artifact on our native kernels, where they are.
     """
     weights = [] if source is None else _check_weights(artifact, source)
-    with open_session(artifact.path, native=native) as as_it_runs:
+    with open_session(artifact.path, device=device, native=native) as as_it_runs:
         return [*weights, _check_activations(as_it_runs, exact, ids)]
 
 

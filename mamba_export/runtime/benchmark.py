@@ -58,9 +58,12 @@ class Traffic:
     bytes_per_token: float
     bytes_per_second: float
     """At the median step."""
-    read_bandwidth: float
-    """Bytes a second at best, measured with as many threads, before the steps and after them."""
-    share: float
+    read_bandwidth: float | None
+    """Bytes a second of the CPU at best, measured with as many threads, before and after the steps.
+
+    None on a device, whose memory is not measured.
+    """
+    share: float | None
     """Of the bandwidth; a model that fits a cache can pass 1."""
 
 
@@ -70,9 +73,10 @@ class Benchmark:
 
     path: str
     batch: int
+    device: str
     threads: int | None
     kernels: str | None
-    """Instruction set of our kernels; None where function bodies or other ops run."""
+    """Our kernels: their instruction set, or cuda; None where function bodies or other ops run."""
     load_seconds: float
     prefill: tuple[PrefillSpeed, ...]
     decode: DecodeSpeed
@@ -90,6 +94,7 @@ def benchmark(
     decode: int = 128,
     batch: int = 1,
     threads: int | None = None,
+    device: str = "cpu",
     native: bool = True,
     logits: Logits = "last",
     seconds: float = 20.0,
@@ -103,7 +108,8 @@ def benchmark(
         decode: steps to measure, 1 or more, after the first prompt; no token ends them.
         batch: rows of every prefill and step.
         threads: of the runtime; None leaves the choice to it.
-        native: as in :func:`mamba_export.runtime.session.open_session`.
+        device: where it runs, as in :func:`mamba_export.runtime.session.open_session`.
+        native: as there.
         logits: what a prefill returns: those of the last token, as text needs, or of all.
         seconds: time to spend, in equal parts on each length and on decode. Each is run once
             untimed and once timed whatever that takes.
@@ -116,7 +122,7 @@ def benchmark(
 
     start = time.perf_counter()
     artifact = Artifact.load(path)
-    session = OrtSession(artifact, threads=threads, native=native)
+    session = OrtSession(artifact, device=device, threads=threads, native=native)
     load_seconds = time.perf_counter() - start
     with session:
         loaded, _ = _memory()
@@ -127,15 +133,17 @@ def benchmark(
         # Before the buffer of the bandwidth, which is no memory of the model. Steps need no more
         # than a prompt did, and if they do, it is still resident after them.
         _, peak = _memory()
-        before = read_bandwidth(threads)
+        on_cpu = session.device.kind == "cpu"
+        before = read_bandwidth(threads) if on_cpu else 0.0
         speed = _decode(session, prompts[0], decode, share)
         resident, _ = _memory()
-    bandwidth = max(before, read_bandwidth(threads))
+    bandwidth = max(before, read_bandwidth(threads)) if on_cpu else None
     return Benchmark(
         path=str(path),
         batch=batch,
+        device=str(session.device),
         threads=threads,
-        kernels=session.native.cpu_isa if session.native else None,
+        kernels=session.kernels,
         load_seconds=load_seconds,
         prefill=prefills,
         decode=speed,
@@ -195,7 +203,9 @@ def _timed(run: Callable[[], object], seconds: float, most: int) -> tuple[float,
     return tuple(samples)
 
 
-def _traffic(artifact: Artifact, batch: int, decode: DecodeSpeed, bandwidth: float) -> Traffic:
+def _traffic(
+    artifact: Artifact, batch: int, decode: DecodeSpeed, bandwidth: float | None
+) -> Traffic:
     graph = artifact.graph("step") or artifact.graph("model")
     assert graph is not None  # every artifact has a model
     weights = weight_bytes(graph, batch)
@@ -203,7 +213,8 @@ def _traffic(artifact: Artifact, batch: int, decode: DecodeSpeed, bandwidth: flo
     elements = sum(int(np.prod(spec.shape)) * spec.dtype.itemsize for spec in states)
     state = 2 * batch * elements
     speed = (weights + state) / (decode.p50_ms / 1e3)
-    return Traffic(weights, state, (weights + state) / batch, speed, bandwidth, speed / bandwidth)
+    share = None if bandwidth is None else speed / bandwidth
+    return Traffic(weights, state, (weights + state) / batch, speed, bandwidth, share)
 
 
 def _memory() -> tuple[int | None, int | None]:

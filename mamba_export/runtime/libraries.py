@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
 NAME = "libmamba_onnxruntime.so"
+CPU_PROVIDER = "CPUExecutionProvider"
+CUDA_PROVIDER = "CUDAExecutionProvider"
 
 
 class NativeOpsWarning(UserWarning):

@@ -9,9 +9,7 @@ from typing import Any
 import numpy.typing as npt
 
 from mamba_export.errors import CapabilityError, UsageError
-
-CUDA_PROVIDER = "CUDAExecutionProvider"
-CPU_PROVIDER = "CPUExecutionProvider"
+from mamba_export.runtime.libraries import CPU_PROVIDER, CUDA_PROVIDER
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,16 @@ class OrtDevice:
         """The execution provider's name."""
         return CPU_PROVIDER if self.kind == "cpu" else CUDA_PROVIDER
 
-    def providers(self, *, capture: bool) -> list[Any]:
+    @property
+    def alternates(self) -> bool:
+        """Whether steps go back and forth between two states.
+
+        A CUDA graph is captured by running it more than once: a state that it overwrote would
+        advance each time.
+        """
+        return self.kind == "cuda"
+
+    def providers(self, *, capture: bool = False) -> list[Any]:
         """Return what a session is opened with.
 
         Args:
@@ -101,4 +108,3 @@ class OrtDevice:
         import onnxruntime as ort
 
         return ort.OrtValue.ortvalue_from_numpy(array, self.kind, self.index)
-

@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 from typing_extensions import Self
 
 from mamba_export.dtypes import DType
@@ -113,6 +112,7 @@ class OrtSession:
             )
         self.artifact = artifact
         self.device = OrtDevice.parse(device)
+        self._providers = self.device.providers()
         self.vocab_size = manifest.vocab_size
         self.padded = manifest.padded
         self.states = manifest.states
@@ -143,8 +143,6 @@ class OrtSession:
         model = with_float_products(path) if self._float_products else str(path)
         try:
             session = self._open(ort, role, model, options)
-        except CapabilityError:
-            raise
         except Exception as error:
             raise SessionError(
                 f"ONNX Runtime {ort.__version__} cannot load the graph: "
@@ -162,9 +160,9 @@ class OrtSession:
     ) -> ort.InferenceSession:
         # Only a step has the same shapes every time.
         if role == "step" and self.device.kind == "cuda":
+            captured = self.device.providers(capture=True)
             try:
-                providers = self.device.providers(capture=True)
-                session = ort.InferenceSession(model, sess_options=options, providers=providers)
+                session = ort.InferenceSession(model, sess_options=options, providers=captured)
             except Exception as error:
                 warnings.warn(
                     f"steps run without a CUDA graph, slower: {str(error).splitlines()[0]}",
@@ -174,8 +172,7 @@ class OrtSession:
             else:
                 self._captures_steps = True
                 return session
-        providers = self.device.providers(capture=False)
-        return ort.InferenceSession(model, sess_options=options, providers=providers)
+        return ort.InferenceSession(model, sess_options=options, providers=self._providers)
 
     def initial_state(self, batch: int) -> OrtState:
         """Return zeros."""
@@ -190,7 +187,9 @@ class OrtSession:
         """See :meth:`Session.state_from_arrays`."""
         batch, checked = check_arrays(arrays, self.states)
         naming = self.artifact.manifest.io_names
-        values = [self.device.value(_to_graph(checked[s.name].copy(), s, naming)) for s in self.states]
+        values = [
+            self.device.value(_to_graph(checked[s.name].copy(), s, naming)) for s in self.states
+        ]
         return self._state(values, batch)
 
     def prefill(
@@ -225,8 +224,8 @@ class OrtSession:
         """See :meth:`Session.step`."""
         ids = check_ids(input_ids, self.artifact.manifest.padded_vocab_size, rank=1)[:, None]
         check_batch(state, ids.shape[0])
-        overwrites = self._overwrites or self.device.kind == "cuda"
-        if in_place and overwrites and isinstance(state, OrtState) and state.device == self.device:
+        may = self._overwrites or self.device.alternates
+        if in_place and may and isinstance(state, OrtState) and state.device == self.device:
             runs_in = self._step or self._model
             with _errors_of(self.artifact):
                 bound = state.bound_step
@@ -237,6 +236,13 @@ class OrtSession:
         mask = np.ones_like(ids) if self.padded and self._step is None else None
         logits, state = self._run(self._step or self._model, ids, state, mask)
         return Result(logits[:, 0], state)
+
+    @property
+    def kernels(self) -> str | None:
+        """Our kernels that run the ops: their instruction set, or cuda; None where none does."""
+        if self.native is None:
+            return None
+        return self.native.cpu_isa if self.device.kind == "cpu" else self.device.kind
 
     def close(self) -> None:
         """Drop the runtime's sessions and their memory.
@@ -285,10 +291,8 @@ class OrtSession:
         mask = None
         if self.padded and self._step is None:
             mask = self.device.value(np.ones((state.batch, 1), np.int64))
-        # A graph is captured by running it more than once: a state that it overwrote would advance
-        # each time. So there are two buffers, and a graph for each direction.
         places = [state.values]
-        if self.device.kind == "cuda":
+        if self.device.alternates:
             places.append(self.initial_state(state.batch).values)
         bindings = []
         for past, present in zip(places, places[1:] + places[:1], strict=True):

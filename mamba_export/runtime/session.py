@@ -107,6 +107,7 @@ def open_session(
     path: str | os.PathLike[str],
     *,
     runtime: str = "onnxruntime",
+    device: str = "cpu",
     threads: int | None = None,
     verify: bool = False,
     native: bool = True,
@@ -116,6 +117,7 @@ def open_session(
     Args:
         path: an artifact for ``onnxruntime``; a checkpoint for ``eager``, which runs it in float32.
         runtime: ``onnxruntime`` or ``eager`` (PyTorch).
+        device: where ``onnxruntime`` computes: cpu, cuda, or one of several as cuda:1.
         threads: CPU threads; None leaves the choice to the runtime.
         verify: compare every file of an artifact with its manifest's sha256 first, about a second
             a gigabyte; without it names and sizes are compared.
@@ -123,7 +125,7 @@ def open_session(
             missing, a NativeOpsWarning says so and the function bodies of the graph run.
 
     Raises:
-        UsageError: the runtime is unknown.
+        UsageError: the runtime or the device is unknown.
         MissingInputError, ArtifactError, CheckpointError: the model cannot be read.
         CapabilityError: this machine cannot run it.
         SessionError: the runtime failed to load it.
@@ -132,7 +134,8 @@ def open_session(
         from mamba_export.graph.artifact import Artifact
         from mamba_export.runtime.ort_session import OrtSession
 
-        return OrtSession(Artifact.load(path, verify=verify), threads=threads, native=native)
+        artifact = Artifact.load(path, verify=verify)
+        return OrtSession(artifact, device=device, threads=threads, native=native)
     if runtime == "eager":
         from mamba_export.runtime.torch_session import TorchSession
 

@@ -1,0 +1,81 @@
+"""Devices of ONNX Runtime: their names, what is missing here, and steps between two buffers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from mamba_export.errors import CapabilityError, UsageError
+from mamba_export.graph.artifact import Artifact
+from mamba_export.runtime.libraries import CUDA_PROVIDER
+from mamba_export.runtime.ort_device import OrtDevice
+from mamba_export.runtime.ort_session import OrtSession
+from mamba_export.runtime.session import open_session
+
+pytest.importorskip("torch")
+
+needs_no_cuda = pytest.mark.skipif(
+    CUDA_PROVIDER in ort.get_available_providers(), reason="this ONNX Runtime has CUDA"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "device"),
+    [
+        ("cpu", OrtDevice("cpu")),
+        ("cuda", OrtDevice("cuda", 0)),
+        ("cuda:3", OrtDevice("cuda", 3)),
+    ],
+)
+def test_names(text: str, device: OrtDevice) -> None:
+    assert OrtDevice.parse(text) == device
+    assert OrtDevice.parse(str(device)) == device
+
+
+@pytest.mark.parametrize("text", ["", "gpu", "cpu:1", "cuda:", "cuda:-1", "CUDA", "cuda:1 "])
+def test_other_names_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=f"unknown device '{text}'") as caught:
+        OrtDevice.parse(text)
+    assert caught.value.code == "usage.device"
+
+
+@needs_no_cuda
+def test_cuda_without_its_runtime_is_refused(exports) -> None:
+    with pytest.raises(CapabilityError, match="was built without CUDA") as caught:
+        open_session(exports.artifact("mamba").path, device="cuda")
+    assert caught.value.code == "session.no_cuda"
+    assert "onnxruntime-gpu" in caught.value.hint
+
+
+def test_a_runtime_that_falls_back_to_the_cpu_is_refused(exports) -> None:
+    session = ort.InferenceSession(
+        str(exports.artifact("mamba").graph("model")), providers=["CPUExecutionProvider"]
+    )
+    with pytest.raises(CapabilityError, match="fell back to the CPU"):
+        OrtDevice("cuda").require(session)
+    OrtDevice("cpu").require(session)
+
+
+@dataclass(frozen=True)
+class AlternatingCpu(OrtDevice):
+    """The CPU with the steps of a device."""
+
+    alternates = True
+
+
+@pytest.mark.parametrize("family", ["mamba", "mamba2"])
+def test_steps_between_two_buffers(exports, family: str) -> None:
+    artifact = Artifact.load(exports.artifact(family).path)
+    ids = np.random.default_rng(0).integers(0, artifact.manifest.vocab_size, (3, 9))
+    with OrtSession(artifact) as plain, OrtSession(artifact) as alternating:
+        alternating.device = AlternatingCpu("cpu")
+        one, other = plain.initial_state(3), alternating.initial_state(3)
+        for column in ids.T:
+            expected, one = plain.step(column, one)
+            found, other = alternating.step(column, other, in_place=True)
+            np.testing.assert_array_equal(found, expected)
+            for name, array in one.arrays().items():
+                np.testing.assert_array_equal(other.arrays()[name], array)
