@@ -21,12 +21,11 @@ class CudaBackend {
   static constexpr const char* kProvider = "CUDAExecutionProvider";
 
   CudaBackend(const OrtApi& api, const OrtKernelInfo* info) : api_(api) {
-    OrtAllocator* allocator = nullptr;
-    require_ok(api, api.KernelInfoGetAllocator(info, OrtMemTypeDefault, &allocator));
-    OrtStatus* const status = api.AllocatorGetInfo(allocator, &memory_);
-    api.ReleaseAllocator(allocator);
-    require_ok(api, status);
+    require_ok(api, api.KernelInfoGetAllocator(info, OrtMemTypeDefault, &allocator_));
   }
+  CudaBackend(const CudaBackend&) = delete;
+  CudaBackend& operator=(const CudaBackend&) = delete;
+  ~CudaBackend() { api_.ReleaseAllocator(allocator_); }
 
   // The lengths are on the device: the kernels bound them there.
   template <class Params>
@@ -41,9 +40,13 @@ class CudaBackend {
     require_ok(api_, api_.KernelContext_GetGPUComputeStream(context, &stream));
     void* workspace = nullptr;
     if (const std::size_t bytes = workspace_bytes(params); bytes > 0) {
-      require_ok(api_, api_.KernelContext_GetScratchBuffer(context, memory_, bytes, &workspace));
+      const OrtMemoryInfo* memory = nullptr;
+      require_ok(api_, api_.AllocatorGetInfo(allocator_, &memory));
+      require_ok(api_, api_.KernelContext_GetScratchBuffer(context, memory, bytes, &workspace));
     }
     const cudaError_t error = launch(params, workspace, static_cast<cudaStream_t>(stream));
+    // Whoever gets this memory next uses it on the same stream, after these kernels.
+    if (workspace != nullptr) require_ok(api_, api_.AllocatorFree(allocator_, workspace));
     if (error != cudaSuccess) {
       throw Ort::Exception(std::string("CUDA: ") + cudaGetErrorString(error), ORT_EP_FAIL);
     }
@@ -58,7 +61,7 @@ class CudaBackend {
   static void forget_lengths(Params&, long) {}  // it has none
 
   const OrtApi& api_;
-  const OrtMemoryInfo* memory_ = nullptr;  // the provider's
+  OrtAllocator* allocator_ = nullptr;  // the provider's
 };
 
 }  // namespace mamba_export::ort
