@@ -85,7 +85,7 @@ soak: venv ## the long tests: millions of op inputs, a million tokens, every see
 
 CPP = $(shell git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
 lint: $(STAMP) ## ruff, mypy and clang-format
-	$(BIN)/clang-format --dry-run -Werror $(CPP)
+	$(BIN)/clang-format --dry-run -Werror $(or $(CPP),$(error make lint and make format need git))
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy

@@ -38,7 +38,9 @@ def cells(record: Mapping[str, Any]) -> list[str]:
     interval = [f"{measures[n]:.2f}" for n in ("ratio_low", "ratio_high") if n in measures]
     notes = [record["note"]]
     if "of_bandwidth" in measures:
-        notes.append(f"{measures['of_bandwidth']:.0%} of read bandwidth")
+        aim = record["aim"].get("of_bandwidth")
+        aimed = f" (aim {aim:.0%})" if aim is not None else ""
+        notes.append(f"{measures['of_bandwidth']:.0%} of read bandwidth{aimed}")
     return [
         record["case"],
         _side(measures, "ours") or (_amount(judged, measures[judged]) if measures else ""),

@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mamba_export.errors import CapabilityError
 from mamba_export_cli.options import (
     ArtifactArg,
     BitsOpt,
@@ -48,13 +49,20 @@ def quantize(
     if verify and importlib.util.find_spec("torch") is None:
         sink.warn("not verified: that takes PyTorch (pip install 'mamba-export[export]')")
         verify = False
-    measured: list[QuantizationLoss] = []
+    loss: QuantizationLoss | None = None
     with sink.progress() as progress, writing():
 
         def before_it_has_its_name(directory: Path) -> dict[str, Any] | None:
-            sizes = {"tokens": _VERIFIED_TOKENS, "steps": _VERIFIED_STEPS}
-            parity = require_parity(directory, None, output, **sizes) if verify else None
-            measured.append(measure_loss(path, directory, progress=progress))
+            nonlocal loss
+            parity = None
+            if verify:
+                parity = require_parity(
+                    directory, None, output, tokens=_VERIFIED_TOKENS, steps=_VERIFIED_STEPS
+                )
+            try:
+                loss = measure_loss(path, directory, progress=progress)
+            except CapabilityError as error:  # that is about this machine, not about the artifact
+                sink.warn(f"its loss was not measured: {error.message}")
             return parity
 
         artifact = quantize_artifact(
@@ -66,4 +74,4 @@ def quantize(
             verify=before_it_has_its_name,
             progress=progress,
         )
-    sink.result(*quantize_summary(path, artifact, output, *measured))
+    sink.result(*quantize_summary(path, artifact, output, loss))

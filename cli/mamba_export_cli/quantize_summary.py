@@ -20,7 +20,7 @@ _WHY = ", which sum over no multiple of 32"
 
 
 def quantize_summary(
-    source: Path, artifact: Artifact, output: Path, loss: QuantizationLoss
+    source: Path, artifact: Artifact, output: Path, loss: QuantizationLoss | None
 ) -> tuple[dict[str, Any], RenderableType, RenderableType, RenderableType]:
     """Return the JSON document, the headline, the table and the next command."""
     from mamba_export import Artifact
@@ -39,17 +39,14 @@ def quantize_summary(
         "quantization": dataclasses.asdict(quantization),
         "products": {"integer": integers, "float": floats},
         "bytes": {"before": before, "after": after},
-        "loss": dataclasses.asdict(loss) | {"change": loss.change},
+        "loss": None if loss is None else dataclasses.asdict(loss) | {"change": loss.change},
         "parity": manifest.parity,
     }
     rows = [
         ("products", f"{integers} in integers, {floats} in float32{_WHY if floats else ''}"),
         ("embedding and head", f"{quantization.vocabulary_bits} bits"),
         ("size", f"{size(before)} -> {size(after)} ({before / after:.2f} times smaller)"),
-        ("bits per byte", _bits(loss)),
-        ("mean KL", f"{loss.mean_kl:.2e} nats, 99.9 % of tokens below {loss.tail_kl:.2e}"),
-        ("greedy token changed", f"{loss.flips} of {loss.tokens} ({loss.flips / loss.tokens:.2%})"),
-        ("measured on", loss.origin),
+        *_loss(loss),
         ("parity", "not checked" if manifest.parity is None else "passed: dequantised weights"),
     ]
     weights = f"{quantization.bits} bits in blocks of up to {quantization.block}"
@@ -61,6 +58,17 @@ def quantize_summary(
 
 def _bytes(artifact: Artifact) -> int:
     return sum(int(entry["size"]) for entry in artifact.manifest.files.values())
+
+
+def _loss(loss: QuantizationLoss | None) -> list[tuple[str, str]]:
+    if loss is None:
+        return [("loss", "not measured")]
+    return [
+        ("bits per byte", _bits(loss)),
+        ("mean KL", f"{loss.mean_kl:.2e} nats, 99.9 % of tokens below {loss.tail_kl:.2e}"),
+        ("greedy token changed", f"{loss.flips} of {loss.tokens} ({loss.flips / loss.tokens:.2%})"),
+        ("measured on", loss.origin),
+    ]
 
 
 def _bits(loss: QuantizationLoss) -> str:

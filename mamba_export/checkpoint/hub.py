@@ -106,7 +106,7 @@ def _quiet_retries() -> Iterator[None]:
     """Keep huggingface_hub from logging each retry: what failed in the end is our error's cause."""
     logger = logging.getLogger("huggingface_hub")
     before = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(max(before, logging.ERROR))
     try:
         yield
     finally:

@@ -96,8 +96,8 @@ def top1(ours: Array, reference: Array, max_error: float) -> Top1:
 def agreement(ours: Array, reference: Array, rounding: float) -> float:
     """Return the fraction of tokens of logits [..., V] where our first choice is the reference's.
 
-    A choice that the reference puts behind its own by no more than rounding can reverse counts as
-    the same: nothing that computes in such a dtype could keep them apart.
+    A choice that the reference puts behind its own by no more than an error of the logits can
+    reverse counts as the same.
 
     Args:
         ours: our logits.

@@ -147,8 +147,7 @@ class ParityReport:
         layer, failed = self.first_divergent_layer, len(self.failures)
         raise ParityError(
             "; ".join(self.failures) or "nothing was checked",
-            "see every layer: write the artifact without this check, then run `mamba-export parity "
-            "DIR --against SOURCE --report FILE.html`",
+            "see every layer: `mamba-export parity ARTIFACT --against SOURCE --report FILE.html`",
             code="parity.failed",
             file=self.artifact,
             tensor=None if layer is None else f"layers.{layer}",

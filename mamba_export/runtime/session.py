@@ -84,7 +84,8 @@ class Session(Protocol):
         Raises:
             ArtifactError: a token id is out of range, or the state is of another batch.
             UsageError: the mask is not usable, or the session takes none.
-            SessionError: the runtime failed.
+            SessionError: the runtime failed, or the session is closed; one that has nothing to
+                close, as the eager one, may go on.
         """
 
     def step(self, input_ids: Ids, state: State, *, in_place: bool = False) -> Result:

@@ -26,10 +26,11 @@ void with_element(ElementType type, const F& f) {
 // Whether a sequence is one token a row, none of them padding: then it is a step.
 template <class Params>
 bool is_one_step(const Params& p) {
+  if (p.seqlen != 1) return false;
   for (std::int64_t b = 0; b < p.batch; ++b) {
     if (p.seqlens[b] != 1) return false;
   }
-  return p.seqlen == 1;
+  return true;
 }
 
 }  // namespace

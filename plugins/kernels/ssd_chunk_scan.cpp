@@ -5,8 +5,7 @@
 namespace mamba_export {
 
 std::string validate(const SSDChunkScanParams& p) {
-  std::string problem;
-  require_groups(problem, "nheads", p.nheads, p.ngroups);
+  std::string problem = validate(static_cast<const SSDStateUpdateParams&>(p));
   require_lengths(problem, p.seqlens, p.batch, p.seqlen);
   return problem;
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mamba_export.errors import SessionError
+from mamba_export.errors import CapabilityError, SessionError
 from mamba_export.graph.artifact import is_artifact
 from mamba_export_cli.app import app
 from mamba_export_cli.quantize import EXAMPLE
@@ -144,6 +144,23 @@ def test_what_cannot_be_measured_is_not_written(
     found = cli("quantize", source, "-o", tmp_path / "q", "--bits", 4, "--no-verify")
     assert found.code == (72 if isinstance(error, SessionError) else 130)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_machine_that_cannot_measure_still_quantises(
+    cli, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(before: Path, after: Path, **options: object) -> None:
+        raise CapabilityError("there is no text on this machine", code="parity.no_text")
+
+    monkeypatch.setattr("mamba_export.parity.quantization_loss.measure_loss", fail)
+    arguments = ("quantize", source, "-o", tmp_path / "q", "--bits", 4, "--no-verify")
+    found = cli(*arguments)
+    assert found.code == 0, found.stderr
+    assert "its loss was not measured: there is no text on this machine" in found.stderr
+    assert "not measured" in found.stdout
+    found = cli(*arguments, "--force", "--format", "json")
+    assert found.json["loss"] is None
+    assert is_artifact(tmp_path / "q")
 
 
 def test_the_example_works_as_printed(

@@ -121,6 +121,13 @@ def test_a_checkpoint_of_another_model_is_refused(name: str, tmp_path: Path) -> 
     assert str(error.found).startswith(family)
 
 
+def test_only_integers_are_judged_without_a_checkpoint(exported: tuple[Path, Path]) -> None:
+    _, artifact = exported
+    with pytest.raises(UsageError, match="only a quantised artifact") as caught:
+        check_parity(artifact, None)
+    assert (caught.value.code, caught.value.option) == ("parity.no_checkpoint", "against")
+
+
 def test_a_checkpoint_of_other_weights_fails_its_parity(tmp_path: Path) -> None:
     source = write_transformers(tmp_path / "source", "mamba2", n_layer=1)
     artifact = export(load_checkpoint(source), tmp_path / "artifact").path

@@ -29,7 +29,8 @@ def test_the_fastest_pass_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ((), 256 * 2**20),
         (("32K", "512K", "16M"), 256 * 2**20),
-        (("32K", "768M", "1024K"), 8 * 768 * 2**20),
+        (("32K", "96M", "1024K"), 8 * 96 * 2**20),
+        (("32K", "768M", "1024K"), 2 * 2**30),
     ],
 )
 def test_no_cache_holds_the_buffer(

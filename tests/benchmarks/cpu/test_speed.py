@@ -58,8 +58,8 @@ def peers(quiet: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "checkpoint", lambda shape, work: Path("checkpoint"))
     monkeypatch.setattr(speed, "artifact", lambda source, bits, work: Path("artifact"))
     monkeypatch.setattr(speed, "parity_problem", lambda *_: "")
-    # The best reading counts, whatever its place.
-    readings = itertools.cycle([18e9, 20e9])
+    # A block has a share of its own, by its own reading.
+    shares = itertools.cycle([0.4, 0.6])
     document = {
         "prefill": [{"seconds": [0.1, 0.1]}],
         "decode": {"seconds": [0.002] * 4, "p50_ms": 2.0, "p90_ms": 2.0, "p99_ms": 2.0},
@@ -69,7 +69,7 @@ def peers(quiet: None, monkeypatch: pytest.MonkeyPatch) -> None:
     }
 
     def bench(directory: Path, case: SpeedCase) -> speed.Ours:
-        traffic = {"weight_bytes": 15e6, "state_bytes": 5e6, "read_bandwidth": next(readings)}
+        traffic = {"weight_bytes": 15e6, "state_bytes": 5e6, "share": next(shares)}
         return speed.Ours((0.1, 0.1), (0.002, 0.002), {**document, "traffic": traffic})
 
     monkeypatch.setattr(speed, "_bench", bench)
@@ -90,7 +90,6 @@ def test_rows_of_peers_that_run_are_missing_or_fail(peers: None, tmp_path: Path)
     decode = rows["decode.mamba.float32", "good 1.0"]
     assert decode.measures["ours_tps"] == pytest.approx(500)
     assert decode.measures["ratio"] == pytest.approx(5)
-    # 20 MB in 2 ms are half of 20 GB/s.
     assert decode.measures["of_bandwidth"] == pytest.approx(0.5)
     assert decode.verdict is Verdict.no_goal
     absent = rows["prefill.mamba.float32", "absent"]
