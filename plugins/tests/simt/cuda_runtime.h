@@ -18,6 +18,10 @@
 
 using dim3 = mamba_export::simt::Dim;
 
+struct alignas(8) float2 {
+  float x, y;
+};
+
 #define threadIdx (mamba_export::simt::here().thread)
 #define blockIdx (mamba_export::simt::here().block)
 
