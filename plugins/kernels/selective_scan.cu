@@ -1,6 +1,7 @@
 // Mamba's recurrence over a sequence on a GPU. The route follows from how many channels there are:
 //
 //   many  A thread walks over the sequence with a channel, or with 16 states of one.
+//   some  A warp's lanes are adjacent in time (selective_scan_lanes.cuh).
 //   few   The sequence is cut into segments that go side by side: a first pass finds where each
 //         segment ends when it starts from zero, and how much it decays; a second one finds from
 //         these where each segment really starts; the third is the walk. Only the second reads the
@@ -8,6 +9,7 @@
 #include "cuda_device.cuh"
 #include "cuda_kernels.h"
 #include "selective_scan.h"
+#include "selective_scan_lanes.cuh"
 #include "selective_state_update.cuh"
 
 namespace mamba_export {
@@ -79,23 +81,6 @@ struct Slice {
   }
 };
 
-// A thread's share of a tile of B or C on its way to shared memory: kShare states of a token from
-// n on.
-template <class T>
-__device__ __forceinline__ Vector<kShare, T> fetch_share(const T* row, int n, int dstate,
-                                                         bool wide) {
-  Vector<kShare, T> share{};
-  if (wide) {
-    if (n < dstate) share = *reinterpret_cast<const Vector<kShare, T>*>(row + n);
-  } else {
-#pragma unroll
-    for (int i = 0; i < kShare; ++i) {
-      if (n + i < dstate) share.element[i] = row[n + i];
-    }
-  }
-  return share;
-}
-
 // One segment of a row, for the channels of a block. kFull: no thread has states beyond the
 // tensor's. kFirst: the first pass, for all segments but the last, which nobody starts after.
 template <class T, bool kFull, bool kFirst>
@@ -153,8 +138,9 @@ __global__ void __launch_bounds__(kThreads) walk(Scan scan) {
     if (i >= end) return;
     const std::int64_t at =
         ((b * p.seqlen + (p.reverse ? length - 1 - i : i)) * p.ngroups + group) * p.dstate;
-    next_B = fetch_share(static_cast<const T*>(p.B) + at, n, dstate, scan.wide_rows);
-    if (!kFirst) next_C = fetch_share(static_cast<const T*>(p.C) + at, n, dstate, scan.wide_rows);
+    next_B = load_some<kShare>(static_cast<const T*>(p.B) + at + n, dstate - n, scan.wide_rows);
+    if (!kFirst)
+      next_C = load_some<kShare>(static_cast<const T*>(p.C) + at + n, dstate - n, scan.wide_rows);
   };
 
   // What the next tokens have in this channel.
@@ -305,22 +291,30 @@ __global__ void __launch_bounds__(kThreads) join_segments(Scan scan, unsigned it
 
 // How a scan is split among threads.
 struct Route {
+  bool over_lanes;        // else
   std::int64_t lanes;     // of a channel
   std::int64_t segment;   // tokens
   std::int64_t segments;  // of a row
 };
 
 Route choose_route(const SelectiveScanParams& p, int processors) {
-  constexpr std::int64_t kEnough = 256;   // threads of a multiprocessor that need no segments
-  constexpr std::int64_t kWanted = 512;   // threads of a multiprocessor with segments
-  constexpr std::int64_t kShortest = 64;  // tokens of a segment
-  Route route = {1, p.seqlen > 0 ? p.seqlen : 1, 1};
+  constexpr std::int64_t kEnough = 256;      // walking threads that occupy a multiprocessor
+  constexpr std::int64_t kWanted = 512;      // the same, where more cost little
+  constexpr std::int64_t kChannels = 8;      // that occupy a multiprocessor with lanes over time
+  constexpr std::int64_t kShortLanes = 32;   // tokens; fewer leave most lanes idle
+  constexpr std::int64_t kShortParts = 512;  // tokens; fewer are not worth three passes
+  constexpr std::int64_t kSegment = 64;      // tokens, at least
+  Route route = {false, 1, p.seqlen > 0 ? p.seqlen : 1, 1};
   while (route.lanes * kStates < p.dstate) route.lanes *= 2;
-  const std::int64_t threads = p.batch * p.dim * route.lanes;
-  if (threads == 0 || threads >= kEnough * processors || p.seqlen < 2 * kShortest) return route;
-  const std::int64_t wanted = blocks_of(kWanted * processors, threads);
-  const std::int64_t tokens = blocks_of(p.seqlen, wanted);
-  route.segment = tokens < kShortest ? kShortest : blocks_of(tokens, kAhead) * kAhead;
+  const std::int64_t channels = p.batch * p.dim;
+  const std::int64_t threads = channels * route.lanes;
+  if (threads == 0 || threads >= kEnough * processors || p.seqlen < kShortLanes) return route;
+  if (p.dstate <= kLaneStates && (channels >= kChannels * processors || p.seqlen < kShortParts)) {
+    route.over_lanes = true;
+    return route;
+  }
+  const std::int64_t tokens = blocks_of(p.seqlen, blocks_of(kWanted * processors, threads));
+  route.segment = tokens < kSegment ? kSegment : blocks_of(tokens, kAhead) * kAhead;
   route.segments = blocks_of(p.seqlen, route.segment);
   return route;
 }
@@ -354,6 +348,7 @@ cudaError_t launch_walks(const Scan& scan, cudaStream_t stream) {
 template <class T>
 cudaError_t run(const SelectiveScanParams& p, const Route& route, void* workspace,
                 cudaStream_t stream) {
+  if (route.over_lanes) return launch_over_lanes<T>(p, stream);
   Scan scan{};
   scan.p = p;
   scan.lanes = static_cast<unsigned>(route.lanes);
@@ -380,7 +375,7 @@ std::size_t selective_scan_workspace(const SelectiveScanParams& p) {
   const cudaError_t error = cuda::device_attribute(cudaDevAttrMultiProcessorCount, &processors);
   if (error != cudaSuccess || p.seqlen == 1) return 0;
   const cuda::Route route = cuda::choose_route(p, processors);
-  if (route.segments == 1) return 0;
+  if (route.segments == 1) return 0;  // or lanes over time
   return static_cast<std::size_t>(cuda::bytes_of_steps(p, route) + cuda::bytes_of_starts(p, route));
 }
 

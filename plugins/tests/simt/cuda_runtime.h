@@ -56,6 +56,12 @@ T __shfl_down_sync(unsigned mask, T value, unsigned by, int width = 32) {
   return __shfl_sync(mask, value, from >= width ? lane : from, width);
 }
 
+inline int __any_sync(unsigned mask, int predicate) {
+  int any = predicate != 0;
+  for (int by = 16; by > 0; by /= 2) any |= __shfl_xor_sync(mask, any, by);
+  return any;
+}
+
 inline float __uint_as_float(std::uint32_t bits) {
   float value;
   std::memcpy(&value, &bits, sizeof value);
