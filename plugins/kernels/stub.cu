@@ -6,5 +6,5 @@ namespace mamba_export {
     return cudaErrorNotSupported;                                       \
   }
 S(SSDChunkScan, ssd_chunk_scan)
-    S(SSDStateUpdate, ssd_state_update)
+S(SSDStateUpdate, ssd_state_update)
 }  // namespace mamba_export
