@@ -63,6 +63,22 @@ __device__ __forceinline__ void store(T* to, const float (&from)[n]) {
   *reinterpret_cast<Vector<n, T>*>(to) = raw;
 }
 
+// n adjacent elements, and zeros for those beyond `left`. wide: they are aligned as a Vector is,
+// and all or none exist.
+template <int n, class T>
+__device__ __forceinline__ Vector<n, T> load_some(const T* from, int left, bool wide) {
+  Vector<n, T> some{};
+  if (wide) {
+    if (left > 0) some = *reinterpret_cast<const Vector<n, T>*>(from);
+  } else {
+#pragma unroll
+    for (int i = 0; i < n; ++i) {
+      if (i < left) some.element[i] = from[i];
+    }
+  }
+  return some;
+}
+
 // ---- functions ----------------------------------------------------------------------------------
 
 constexpr float kLog2E = 0x1.715476p+0f;

@@ -5,7 +5,6 @@ namespace mamba_export {
   cudaError_t launch_##kernel(const Op##Params&, void*, cudaStream_t) { \
     return cudaErrorNotSupported;                                       \
   }
-S(SelectiveScan, selective_scan)
-S(SelectiveStateUpdate, selective_state_update) S(SSDChunkScan, ssd_chunk_scan)
-    S(SSDStateUpdate, ssd_state_update)
+S(SSDChunkScan, ssd_chunk_scan)
+S(SSDStateUpdate, ssd_state_update)
 }  // namespace mamba_export

@@ -66,9 +66,16 @@ void draw_sizes(Random& random, Case& c, bool wide) {
     const auto other = random.integer(0, static_cast<std::int64_t>(i) - 1);
     std::swap(letters[i - 1], letters[static_cast<std::size_t>(other)]);
   }
+  // Long and narrow: the shape of segments.
+  const auto time = std::find(letters.begin(), letters.end(), 'T');
+  const bool lengthy = time != letters.end() && random.chance(0.015);
+  if (lengthy) {
+    std::iter_swap(letters.begin(), time);
+    left = std::max(left, 4000.0);
+  }
   for (const char letter : letters) {
     const double most = std::min(left, letter == 'N' ? 256.0 : 4096.0);
-    take(letter, draw_size(random, most, wide ? 3 : 1, taken));
+    take(letter, draw_size(random, most, lengthy && letter == 'T' ? 12 : wide ? 3 : 1, taken));
   }
   if (grouped) c.size[c.has('H') ? 'H' : 'D'] *= c.size['G'];
   if (random.chance(0.02)) c.size[random.pick(letters)] = 0;

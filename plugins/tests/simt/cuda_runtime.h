@@ -18,6 +18,10 @@
 
 using dim3 = mamba_export::simt::Dim;
 
+struct alignas(8) float2 {
+  float x, y;
+};
+
 #define threadIdx (mamba_export::simt::here().thread)
 #define blockIdx (mamba_export::simt::here().block)
 
@@ -50,6 +54,12 @@ T __shfl_down_sync(unsigned mask, T value, unsigned by, int width = 32) {
   const int lane = static_cast<int>(threadIdx.x) % width;
   const int from = lane + static_cast<int>(by);
   return __shfl_sync(mask, value, from >= width ? lane : from, width);
+}
+
+inline int __any_sync(unsigned mask, int predicate) {
+  int any = predicate != 0;
+  for (int by = 16; by > 0; by /= 2) any |= __shfl_xor_sync(mask, any, by);
+  return any;
 }
 
 inline float __uint_as_float(std::uint32_t bits) {

@@ -176,13 +176,12 @@ void run_grid(Dim grid, Dim block, std::size_t shared_bytes, const std::function
     std::fprintf(stderr, "simt: a launch of %u threads and %zu bytes\n", threads, shared_bytes);
     std::abort();
   }
-  for (unsigned z = 0; z < grid.z; ++z) {
-    for (unsigned y = 0; y < grid.y; ++y) {
-      for (unsigned x = 0; x < grid.x; ++x) {
-        std::memset(self.shared.data(), 0xff, shared_bytes);
-        self.run_block({x, y, z}, block, thread);
-      }
-    }
+  const unsigned blocks = grid.x * grid.y * grid.z;
+  for (unsigned i = 0; i < blocks; ++i) {
+    const unsigned index = self.reversed ? blocks - 1 - i : i;
+    std::memset(self.shared.data(), 0xff, shared_bytes);
+    self.run_block({index % grid.x, index / grid.x % grid.y, index / grid.x / grid.y}, block,
+                   thread);
   }
 }
 
