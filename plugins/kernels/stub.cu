@@ -7,5 +7,4 @@ namespace mamba_export {
   }
 S(SelectiveScan, selective_scan)
 S(SelectiveStateUpdate, selective_state_update) S(SSDChunkScan, ssd_chunk_scan)
-    S(SSDStateUpdate, ssd_state_update)
 }  // namespace mamba_export

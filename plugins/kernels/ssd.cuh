@@ -1,0 +1,89 @@
+// What the CUDA kernels of Mamba-2's recurrence share.
+#pragma once
+
+#include "cuda_device.cuh"
+#include "ssd_chunk_scan.h"
+
+namespace mamba_export::cuda {
+
+// Divisors of a block's index; 32 bits wide, because dividing 64 bits takes a call.
+struct Heads {
+  unsigned all;
+  unsigned of_a_group;
+};
+
+// How a scan is shared out: a block has some columns of one head, over a segment of a row. If there
+// is more than one segment, a first pass finds the state that each leaves behind if it starts from
+// zero, a second makes of these the states that they start from, and the last one gives y.
+struct Scan {
+  SSDChunkScanParams p;
+  Heads heads;
+  unsigned slices;       // of a head's columns
+  unsigned segments;     // of a row
+  std::int64_t segment;  // tokens
+  float* states;         // [B,H,segments,N,P], if there is more than one
+  float* decays;         // [B,H,segments], of a whole segment
+};
+
+// One token. With lengths, a row of length 0 keeps its state, and its y is 0.
+cudaError_t update_state(const SSDStateUpdateParams& p, const std::int32_t* seqlens,
+                         cudaStream_t stream);
+
+namespace {
+
+inline Heads heads_of(const SSDStateUpdateParams& p) {
+  return {static_cast<unsigned>(p.nheads), static_cast<unsigned>(p.nheads / p.ngroups)};
+}
+
+// dt as the recurrence uses it; a NaN passes the limits.
+__device__ __forceinline__ float limited_step_size(const SSDStateUpdateParams& p, float dt,
+                                                   float bias) {
+  dt = step_size(dt, bias, p.dt_softplus);
+  dt = dt < p.dt_min ? p.dt_min : dt;
+  return dt > p.dt_max ? p.dt_max : dt;
+}
+
+// Where a block of a scan works.
+struct Place {
+  unsigned head;
+  unsigned slice;
+  unsigned segment;
+  std::int64_t b;
+  std::int64_t group;  // among all rows' groups, of one token
+  std::int64_t first;  // token
+  std::int64_t end;    // of the valid tokens; before `first` if there are none
+  std::int64_t last;   // of all tokens
+  const float* start;  // [N,P]: the state before the first token; null: zero
+  float* home;         // [N,P]: the state after the last one; nobody else reads it meanwhile
+  float* decay;        // of all the tokens; null: nobody asks
+};
+
+template <bool kStatesOnly>
+__device__ __forceinline__ Place place_of(const Scan& scan) {
+  const SSDChunkScanParams& p = scan.p;
+  // The last segment's state is no other's start.
+  const unsigned segments = kStatesOnly ? scan.segments - 1 : scan.segments;
+  Place at;
+  unsigned item = blockIdx.x;
+  at.slice = item % scan.slices;
+  item /= scan.slices;
+  at.segment = item % segments;
+  item /= segments;
+  at.head = item % scan.heads.all;
+  at.b = item / scan.heads.all;
+  at.first = at.segment * scan.segment;
+  at.last = at.first + scan.segment < p.seqlen ? at.first + scan.segment : p.seqlen;
+  const std::int64_t length = valid_tokens(p.seqlens, at.b, p.seqlen);
+  at.end = at.last < length ? at.last : length;
+  const std::int64_t state = p.dstate * p.headdim;
+  const std::int64_t slot = std::int64_t{item} * scan.segments + at.segment;
+  const bool split = scan.segments > 1;
+  at.start = kStatesOnly ? nullptr : split ? scan.states + slot * state : p.ssm_state + item * state;
+  at.home = at.segment + 1 < scan.segments ? scan.states + slot * state
+                                           : p.ssm_state_out + item * state;
+  at.decay = kStatesOnly ? scan.decays + slot : nullptr;
+  return at;
+}
+
+}  // namespace
+}  // namespace mamba_export::cuda
