@@ -29,6 +29,9 @@ struct Scan {
 cudaError_t update_state(const SSDStateUpdateParams& p, const std::int32_t* seqlens,
                          cudaStream_t stream);
 
+// The second pass.
+cudaError_t join_segments(const Scan& scan, cudaStream_t stream);
+
 namespace {
 
 inline Heads heads_of(const SSDStateUpdateParams& p) {
@@ -49,7 +52,7 @@ struct Place {
   unsigned slice;
   unsigned segment;
   std::int64_t b;
-  std::int64_t group;  // among all rows' groups, of one token
+  unsigned group;
   std::int64_t first;  // token
   std::int64_t end;    // of the valid tokens; before `first` if there are none
   std::int64_t last;   // of all tokens
@@ -70,6 +73,7 @@ __device__ __forceinline__ Place place_of(const Scan& scan) {
   at.segment = item % segments;
   item /= segments;
   at.head = item % scan.heads.all;
+  at.group = at.head / scan.heads.of_a_group;
   at.b = item / scan.heads.all;
   at.first = at.segment * scan.segment;
   at.last = at.first + scan.segment < p.seqlen ? at.first + scan.segment : p.seqlen;
@@ -78,11 +82,57 @@ __device__ __forceinline__ Place place_of(const Scan& scan) {
   const std::int64_t state = p.dstate * p.headdim;
   const std::int64_t slot = std::int64_t{item} * scan.segments + at.segment;
   const bool split = scan.segments > 1;
-  at.start = kStatesOnly ? nullptr : split ? scan.states + slot * state : p.ssm_state + item * state;
-  at.home = at.segment + 1 < scan.segments ? scan.states + slot * state
-                                           : p.ssm_state_out + item * state;
+  at.start = kStatesOnly ? nullptr
+             : split     ? scan.states + slot * state
+                         : p.ssm_state + item * state;
+  at.home =
+      at.segment + 1 < scan.segments ? scan.states + slot * state : p.ssm_state_out + item * state;
   at.decay = kStatesOnly ? scan.decays + slot : nullptr;
   return at;
+}
+
+// ---- host ---------------------------------------------------------------------------------------
+
+constexpr std::int64_t kWholeChunks = 64;  // tokens that segments are multiples of
+
+struct Shares {
+  int columns;            // of a block, at most
+  std::int64_t shortest;  // segment worth a pass of its own, in tokens
+};
+
+// Shares a scan out; a row is split if there are too few heads to occupy the device. The caller
+// sets the workspace.
+inline cudaError_t share_out(const SSDChunkScanParams& p, const Shares& shares, Scan* scan) {
+  int multiprocessors = 0;
+  const cudaError_t error = device_attribute(cudaDevAttrMultiProcessorCount, &multiprocessors);
+  if (error != cudaSuccess) return error;
+  const std::int64_t slices = blocks_of(p.headdim, shares.columns);
+  const std::int64_t blocks = p.batch * p.nheads * slices;
+  const std::int64_t wanted = blocks > 0 ? 2 * multiprocessors / blocks : 1;
+  const std::int64_t possible = p.seqlen / shares.shortest;
+  std::int64_t segments = wanted < possible ? wanted : possible;
+  if (segments < 1) segments = 1;
+  const std::int64_t segment =
+      blocks_of(blocks_of(p.seqlen, segments), kWholeChunks) * kWholeChunks;
+  if (segment > 0) segments = blocks_of(p.seqlen, segment);  // a row of no tokens has one, too
+  *scan = {
+      p,       heads_of(p), static_cast<unsigned>(slices), static_cast<unsigned>(segments), segment,
+      nullptr, nullptr};
+  return cudaSuccess;
+}
+
+// Launches the passes; the kernels are the first and the last.
+template <class Kernel>
+cudaError_t run_passes(const Scan& scan, Kernel states_only, Kernel all, int threads,
+                       std::size_t shared_bytes, cudaStream_t stream) {
+  const std::int64_t blocks = scan.p.batch * scan.p.nheads * scan.slices;
+  if (scan.segments > 1) {
+    cudaError_t error =
+        launch(states_only, blocks * (scan.segments - 1), threads, shared_bytes, stream, scan);
+    if (error == cudaSuccess) error = join_segments(scan, stream);
+    if (error != cudaSuccess) return error;
+  }
+  return launch(all, blocks * scan.segments, threads, shared_bytes, stream, scan);
 }
 
 }  // namespace

@@ -9,10 +9,10 @@ namespace mamba_export {
 namespace cuda {
 namespace {
 
-constexpr int kColumns = kWarp;                // of a block
-constexpr int kWarps = 8;                      // that share the rows of a tile
-constexpr int kThreads = kWarps * kWarp;       // of a block
-constexpr int kChunk = 16;                     // tokens
+constexpr int kColumns = kWarp;           // of a block
+constexpr int kWarps = 8;                 // that share the rows of a tile
+constexpr int kThreads = kWarps * kWarp;  // of a block
+constexpr int kChunk = 16;                // tokens
 constexpr std::int64_t kShortestSegment = 8 * kChunk;
 
 // R rows of the state in a thread.
@@ -68,7 +68,7 @@ __device__ __forceinline__ void store_state(float* to, const float (&h)[R], std:
 }
 
 template <class T, int R, bool kStatesOnly>
-__global__ void __launch_bounds__(kThreads) scan_rows(Scan scan) {
+__global__ void __launch_bounds__(kThreads, 2) scan_rows(Scan scan) {
   constexpr int kTile = kWarps * R;  // rows that fit the registers
   __shared__ Chunk<R> chunk;
   const SSDChunkScanParams& p = scan.p;
@@ -135,6 +135,7 @@ __global__ void __launch_bounds__(kThreads) scan_rows(Scan scan) {
       if (many) store_state(state_of(at.home, tile), h, p.headdim, rows);
     }
     if (kStatesOnly) {
+#pragma unroll 1
       for (int t = 0; t < tokens; ++t) carried *= chunk.decay[t];
       continue;
     }
@@ -155,34 +156,98 @@ __global__ void __launch_bounds__(kThreads) scan_rows(Scan scan) {
       store_state(state_of(at.home, tile), h, p.headdim, rows_of(tile));
     }
   }
-  if (kStatesOnly) {
+  if constexpr (kStatesOnly) {
     if (at.slice == 0 && threadIdx.x == 0) *at.decay = carried;
-    return;
-  }
-  for (std::int64_t t = (at.end < at.first ? at.first : at.end) + warp; t < at.last; t += kWarps) {
-    if (inside) y[t * heads + column] = from_float<T>(0.0f);
+  } else {
+    const std::int64_t padding = at.end < at.first ? at.first : at.end;
+    for (std::int64_t t = padding + warp; t < at.last; t += kWarps) {
+      if (inside) y[t * heads + column] = from_float<T>(0.0f);
+    }
   }
 }
 
 // Puts the state that a segment starts from where the one that it leaves behind was.
-__global__ void __launch_bounds__(kThreads) join_segments(Scan scan) {
+__global__ void __launch_bounds__(kThreads) join(Scan scan) {
+  constexpr unsigned kInFlight = 8;  // segments: the loads do not depend on each other
   const SSDChunkScanParams& p = scan.p;
   const std::int64_t state = p.dstate * p.headdim;
-  const auto blocks = static_cast<unsigned>(blocks_of(state, kThreads));
+  const auto blocks = static_cast<unsigned>((state + kThreads - 1) / kThreads);
   const unsigned item = blockIdx.x / blocks;
   const std::int64_t at = std::int64_t{blockIdx.x % blocks} * kThreads + threadIdx.x;
   if (at >= state) return;
-  float* place = scan.states + item * scan.segments * state + at;
+  float* place = scan.states + std::int64_t{item} * scan.segments * state + at;
   const float* const decays = scan.decays + std::int64_t{item} * scan.segments;
+  const unsigned last = scan.segments - 1;
   float h = p.ssm_state[item * state + at];
-  for (unsigned i = 0; i + 1 < scan.segments; ++i, place += state) {
-    const float left = *place;
-    *place = h;
-    h = fmaf(decays[i], h, left);
+  for (unsigned first = 0; first < last; first += kInFlight) {
+    float left[kInFlight], decay[kInFlight];
+#pragma unroll
+    for (unsigned i = 0; i < kInFlight; ++i) {
+      if (first + i >= last) continue;
+      left[i] = place[i * state];
+      decay[i] = decays[first + i];
+    }
+#pragma unroll
+    for (unsigned i = 0; i < kInFlight; ++i) {
+      if (first + i >= last) continue;
+      *place = h;
+      place += state;
+      h = fmaf(decay[i], h, left[i]);
+    }
   }
   *place = h;
 }
 
+template <class T, int R>
+cudaError_t run_rows(const Scan& scan, cudaStream_t stream) {
+  return run_passes(scan, scan_rows<T, R, true>, scan_rows<T, R, false>, kThreads, 0, stream);
+}
+
+template <class T>
+cudaError_t choose_rows(const Scan& scan, cudaStream_t stream) {
+  return scan.p.dstate <= 4 * kWarps ? run_rows<T, 4>(scan, stream) : run_rows<T, 16>(scan, stream);
+}
+
+constexpr Shares kRowShares = {kColumns, kShortestSegment};
+
+// The workspace: states, then decays.
+std::size_t state_floats(const Scan& scan) {
+  const std::int64_t segments = scan.segments > 1 ? scan.segments : 0;
+  return static_cast<std::size_t>(scan.p.batch * scan.p.nheads * segments * scan.p.dstate *
+                                  scan.p.headdim);
+}
+
+std::size_t workspace_floats(const SSDChunkScanParams& p, const Shares& shares) {
+  Scan scan;
+  if (share_out(p, shares, &scan) != cudaSuccess) return 0;  // the launch says so again
+  if (scan.segments == 1) return 0;
+  return state_floats(scan) + static_cast<std::size_t>(p.batch * p.nheads * scan.segments);
+}
+
 }  // namespace
+
+cudaError_t join_segments(const Scan& scan, cudaStream_t stream) {
+  const std::int64_t blocks = blocks_of(scan.p.dstate * scan.p.headdim, kThreads);
+  return launch(join, scan.p.batch * scan.p.nheads * blocks, kThreads, 0, stream, scan);
+}
+
 }  // namespace cuda
+
+// The operands' alignment decides on the route, and may not be known yet.
+std::size_t ssd_chunk_scan_workspace(const SSDChunkScanParams& p) {
+  return sizeof(float) * cuda::workspace_floats(p, cuda::kRowShares);
+}
+
+cudaError_t launch_ssd_chunk_scan(const SSDChunkScanParams& p, void* workspace,
+                                  cudaStream_t stream) {
+  if (p.seqlen == 1) return cuda::update_state(p, p.seqlens, stream);
+  cuda::Scan scan;
+  const cudaError_t error = cuda::share_out(p, cuda::kRowShares, &scan);
+  if (error != cudaSuccess) return error;
+  scan.states = static_cast<float*>(workspace);
+  scan.decays = scan.states + cuda::state_floats(scan);
+  return cuda::with_element(
+      p.type, [&](auto element) { return cuda::choose_rows<decltype(element)>(scan, stream); });
+}
+
 }  // namespace mamba_export

@@ -6,5 +6,5 @@ namespace mamba_export {
     return cudaErrorNotSupported;                                       \
   }
 S(SelectiveScan, selective_scan)
-S(SelectiveStateUpdate, selective_state_update) S(SSDChunkScan, ssd_chunk_scan)
+S(SelectiveStateUpdate, selective_state_update)
 }  // namespace mamba_export
