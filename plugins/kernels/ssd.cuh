@@ -32,6 +32,13 @@ cudaError_t update_state(const SSDStateUpdateParams& p, const std::int32_t* seql
 // The second pass.
 cudaError_t join_segments(const Scan& scan, cudaStream_t stream);
 
+// The route of ssd_chunk_mma.cu: whether the current device takes it for these sizes, this type and
+// operands aligned like these, and its passes.
+cudaError_t tensor_cores_take(const SSDChunkScanParams& p, bool* taken);
+cudaError_t scan_with_tensor_cores(const Scan& scan, cudaStream_t stream);
+constexpr int kMatrixChunk = 64;    // its tokens of a chunk
+constexpr int kMatrixColumns = 64;  // its columns of a block
+
 namespace {
 
 inline Heads heads_of(const SSDStateUpdateParams& p) {
@@ -122,17 +129,18 @@ inline cudaError_t share_out(const SSDChunkScanParams& p, const Shares& shares, 
 }
 
 // Launches the passes; the kernels are the first and the last.
-template <class Kernel>
+template <class Kernel, class... Arguments>
 cudaError_t run_passes(const Scan& scan, Kernel states_only, Kernel all, int threads,
-                       std::size_t shared_bytes, cudaStream_t stream) {
+                       std::size_t shared_bytes, cudaStream_t stream,
+                       const Arguments&... arguments) {
   const std::int64_t blocks = scan.p.batch * scan.p.nheads * scan.slices;
   if (scan.segments > 1) {
-    cudaError_t error =
-        launch(states_only, blocks * (scan.segments - 1), threads, shared_bytes, stream, scan);
+    cudaError_t error = launch(states_only, blocks * (scan.segments - 1), threads, shared_bytes,
+                               stream, scan, arguments...);
     if (error == cudaSuccess) error = join_segments(scan, stream);
     if (error != cudaSuccess) return error;
   }
-  return launch(all, blocks * scan.segments, threads, shared_bytes, stream, scan);
+  return launch(all, blocks * scan.segments, threads, shared_bytes, stream, scan, arguments...);
 }
 
 }  // namespace

@@ -209,6 +209,7 @@ cudaError_t choose_rows(const Scan& scan, cudaStream_t stream) {
 }
 
 constexpr Shares kRowShares = {kColumns, kShortestSegment};
+constexpr Shares kMatrixShares = {kMatrixColumns, 8 * kMatrixChunk};
 
 // The workspace: states, then decays.
 std::size_t state_floats(const Scan& scan) {
@@ -235,17 +236,23 @@ cudaError_t join_segments(const Scan& scan, cudaStream_t stream) {
 
 // The operands' alignment decides on the route, and may not be known yet.
 std::size_t ssd_chunk_scan_workspace(const SSDChunkScanParams& p) {
-  return sizeof(float) * cuda::workspace_floats(p, cuda::kRowShares);
+  const std::size_t rows = cuda::workspace_floats(p, cuda::kRowShares);
+  const std::size_t matrices = cuda::workspace_floats(p, cuda::kMatrixShares);
+  return sizeof(float) * (rows < matrices ? matrices : rows);
 }
 
 cudaError_t launch_ssd_chunk_scan(const SSDChunkScanParams& p, void* workspace,
                                   cudaStream_t stream) {
   if (p.seqlen == 1) return cuda::update_state(p, p.seqlens, stream);
+  bool matrices = false;
+  cudaError_t error = cuda::tensor_cores_take(p, &matrices);
+  if (error != cudaSuccess) return error;
   cuda::Scan scan;
-  const cudaError_t error = cuda::share_out(p, cuda::kRowShares, &scan);
+  error = cuda::share_out(p, matrices ? cuda::kMatrixShares : cuda::kRowShares, &scan);
   if (error != cudaSuccess) return error;
   scan.states = static_cast<float*>(workspace);
   scan.decays = scan.states + cuda::state_floats(scan);
+  if (matrices) return cuda::scan_with_tensor_cores(scan, stream);
   return cuda::with_element(
       p.type, [&](auto element) { return cuda::choose_rows<decltype(element)>(scan, stream); });
 }
