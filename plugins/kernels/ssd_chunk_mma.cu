@@ -365,7 +365,7 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps == 4 ? 2 : 1)
       const Matrix copy(shared + copy_at, kColumnBytes, down_first());
       const Matrix x(stage.x, kColumnBytes, down_first());
       for (int line = 0; line < static_cast<int>(row_bytes / kLineBytes); ++line) {
-#pragma unroll
+#pragma unroll 2  // all four would want more registers than there are
         for (int i = 0; i < 4; ++i) {
           const int k = line * 4 + i;
           std::uint32_t a[4], b[4];

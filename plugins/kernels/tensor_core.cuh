@@ -98,13 +98,13 @@ template <class T>
 __device__ __forceinline__ std::uint32_t pack(float low, float high);
 template <>
 __device__ __forceinline__ std::uint32_t pack<Float16>(float low, float high) {
-  std::uint32_t both;
+  std::uint32_t both = 0;
   MAMBA_EXPORT_PTX("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
   return both;
 }
 template <>
 __device__ __forceinline__ std::uint32_t pack<BFloat16>(float low, float high) {
-  std::uint32_t both;
+  std::uint32_t both = 0;
   MAMBA_EXPORT_PTX("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
   return both;
 }
