@@ -3,8 +3,8 @@
 // The kernels' sources are compiled as C++ with this directory in front of CUDA's own headers. A
 // block runs at a time; its threads are fibres that run until they meet a barrier or exchange
 // values inside their warp. Nothing is modelled that needs hardware: no timing, no caches, no weak
-// memory order. The order of the threads may be reversed: a kernel that lacks a barrier then gives
-// other numbers.
+// memory order. The order of the threads and blocks may be reversed: a kernel that lacks a barrier, or
+// whose blocks need each other, then gives other numbers.
 //
 // A kernel whose threads wait at different barriers, or that ends while others wait, ends the
 // process with a message.
@@ -45,7 +45,8 @@ constexpr std::size_t kExchangeBytes = 64;
 // Runs `thread` for every thread of every block of the grid.
 void run_grid(Dim grid, Dim block, std::size_t shared_bytes, const std::function<void()>& thread);
 
-// Whether threads run from the last to the first.
+// Whether threads and blocks run from the last to the first, a warp as far as it can before the
+// next one; else all warps go from barrier to barrier together.
 void set_reversed(bool reversed);
 
 }  // namespace mamba_export::simt
