@@ -526,7 +526,7 @@ cudaError_t stages_of(const SSDChunkScanParams& p, int* stages) {
   }
   if (error != cudaSuccess || capability < 8) return error;
   for (const int wanted : {2, 1}) {
-    const std::size_t bytes = shared_bytes_of(p, wanted) + 2 * sizeof(Times);
+    const std::size_t bytes = shared_bytes_of(p, wanted) + 2 * sizeof(Times) + kLineBytes;
     if (*stages == 0 && bytes <= static_cast<std::size_t>(room)) *stages = wanted;
   }
   return cudaSuccess;

@@ -243,6 +243,7 @@ std::size_t ssd_chunk_scan_workspace(const SSDChunkScanParams& p) {
 
 cudaError_t launch_ssd_chunk_scan(const SSDChunkScanParams& p, void* workspace,
                                   cudaStream_t stream) {
+  // The lengths are the device's to read: the update keeps the state of a row that has no token.
   if (p.seqlen == 1) return cuda::update_state(p, p.seqlens, stream);
   bool matrices = false;
   cudaError_t error = cuda::tensor_cores_take(p, &matrices);
