@@ -207,7 +207,7 @@ class Coarse {
 
  private:
   static constexpr std::int64_t kChunk = 64;
-  static constexpr std::int64_t kShortestSplit = 256;
+  static constexpr std::int64_t kShortestSplit = 256;  // tokens; a shorter sequence is one segment
 
   bool active() const { return joined_ || matrices_; }
   // Each decay over many tokens may be 0 below the smallest normal number.
