@@ -17,8 +17,8 @@ namespace mamba_export {
 //
 // selective_scan_workspace(params): bytes that `workspace` must have, aligned to 16; their content
 // does not matter.
-#define MAMBA_EXPORT_LAUNCH(Op, kernel)                                                     \
-  std::size_t kernel##_workspace(const Op##Params& p);                                      \
+#define MAMBA_EXPORT_LAUNCH(Op, kernel)                \
+  std::size_t kernel##_workspace(const Op##Params& p); \
   cudaError_t launch_##kernel(const Op##Params& p, void* workspace, cudaStream_t stream);
 MAMBA_EXPORT_FOR_EACH_OP(MAMBA_EXPORT_LAUNCH)
 #undef MAMBA_EXPORT_LAUNCH

@@ -45,8 +45,29 @@ std::int64_t draw_size(Random& random, double most, int draws, std::vector<std::
   return size;
 }
 
+// Sizes that suit the matrices of a GPU: several chunks of 64 tokens, or several tiles of a state.
+void draw_matrix_sizes(Random& random, Case& c, bool wide) {
+  double left = wide ? 1e6 : std::exp(random.uniform(std::log(2e3), std::log(60e3)));
+  const auto take = [&](char letter, const std::vector<std::int64_t>& sizes) {
+    std::int64_t size = random.pick(sizes);
+    while (size > sizes.front() && static_cast<double>(size) > left) size = random.pick(sizes);
+    c.size[letter] = size;
+    left = std::max(left / static_cast<double>(size), 1.0);
+  };
+  const bool long_row = random.chance(0.5);
+  take('G', {1, 1, 1, 2});
+  if (long_row && c.has('T')) take('T', {2, 17, 63, 64, 65, 127, 129, 192, 300, 450, 1100, 2049});
+  take('N', {16, 16, 32, 48, 64, 80, 128, 144, 192, 256});
+  take('P', {8, 8, 16, 24, 40, 64, 72, 128, 136});
+  if (!long_row && c.has('T')) take('T', {1, 2, 3, 16, 31, 64, 65, 100, 130});
+  take('B', {1, 1, 2, 3});
+  take('H', {1, 1, 2, 3, 5});
+  c.size['H'] *= c.size['G'];
+}
+
 void draw_sizes(Random& random, Case& c, bool wide) {
   wide = wide || random.chance(0.002);
+  if (c.is(Kind::kSSD) && random.chance(0.3)) return draw_matrix_sizes(random, c, wide);
   // How many elements of state are advanced, in all.
   double left = wide ? 300e3 : std::exp(random.uniform(std::log(20.0), std::log(3000.0)));
   std::vector<std::int64_t> taken;

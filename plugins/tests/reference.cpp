@@ -1,5 +1,7 @@
 #include "reference.h"
 
+#include <algorithm>
+#include <cmath>
 #include <cstddef>
 
 namespace mamba_export::testing {
@@ -91,7 +93,145 @@ Expected selective_scan(const Case& c) {
   return result;
 }
 
-Expected ssd_chunk_scan(const Case& c) {
+// What kernels that compute with matrices may add to the errors of one head's columns, token by
+// token. A kernel works on chunks of at most 64 tokens, which start anywhere. It rounds to the
+// activations' type: for each pair of tokens i >= j, S = (C_i . B_j) decay dt_j, which multiplies
+// x_j; for each j, W = B_j decay dt_j, which multiplies x_j and becomes state; and a copy of the
+// state at the chunk's start, which C_i multiplies. Each rounding adds a `unit` of the magnitude,
+// or of numbers below the smallest normal one a `tiny`; what exceeds `max` may become infinite.
+class Coarse {
+ public:
+  Coarse(const Case& c, Precision precision, std::int64_t b, std::int64_t head)
+      : c_(c), dstate_(c.size['N']), headdim_(c.size['P']) {
+    if (precision == Precision::kFloat32 || c.op->name != "SSDChunkScan") return;
+    joined_ = c.seqlen() >= kShortestSplit;
+    matrices_ =
+        c.type != ElementType::kFloat32 && dstate_ % 16 == 0 && dstate_ <= 256 && headdim_ % 8 == 0;
+    if (!joined_ && !matrices_) return;
+    const Format type = format(c.type);
+    // An exponent of 2 down to -127, rounded twice, and its power add less than 2^-16.
+    unit_ = std::ldexp(1.0, -type.precision) + 0x1p-16;
+    tiny_ = std::ldexp(1.0, type.min_exponent - type.precision);
+    max_ = type.max * (1 - 2 * unit_);
+    const auto states = static_cast<std::size_t>(dstate_ * headdim_);
+    magnitude_.resize(states);
+    undecayed_.resize(states);
+    weight_.resize(static_cast<std::size_t>(dstate_));
+    largest_.resize(static_cast<std::size_t>(dstate_));
+    const auto columns = static_cast<std::size_t>(headdim_);
+    input_.resize(columns);
+    large_.assign(columns, -kChunk - 1);
+    spoilt_.resize(columns);
+    const std::int64_t heads = c.size['H'];
+    for (std::int64_t i = 0; i < dstate_ * headdim_; ++i) {
+      const double h =
+          std::fabs(exact(c["ssm_state"], (b * heads + head) * dstate_ * headdim_ + i).value);
+      magnitude_[static_cast<std::size_t>(i)] = undecayed_[static_cast<std::size_t>(i)] = h;
+      if (!(h <= max_)) large_[static_cast<std::size_t>(i % headdim_)] = -1;
+    }
+    // What is masked is multiplied by 0: a number that is not finite spoils tokens before it.
+    for (std::int64_t t = 0; t < c.length(b); ++t) {
+      for (std::int64_t p = 0; p < headdim_; ++p) {
+        const std::int64_t at = ((b * c.seqlen() + t) * heads + head) * headdim_ + p;
+        if (!exact(c["x"], at).finite()) spoilt_[static_cast<std::size_t>(p)] = true;
+      }
+    }
+  }
+
+  // A token's decay and step; B at `row`.
+  void step(Bounded a, Bounded dt, std::int64_t row) {
+    ++token_;
+    if (!active()) return;
+    decay_ = a.value;
+    for (std::int64_t n = 0; n < dstate_; ++n) {
+      const double B = std::fabs(exact(c_["B"], row + n).value);
+      double& weight = weight_[static_cast<std::size_t>(n)];
+      double& largest = largest_[static_cast<std::size_t>(n)];
+      weight = std::max(a.value * weight, std::fabs(dt.value) * B);
+      largest = std::max(largest, B);
+    }
+  }
+
+  // The state after a token, which added `input`.
+  void add(Bounded& state, std::int64_t n, std::int64_t p, Bounded input) {
+    if (!active()) return;
+    const auto at = static_cast<std::size_t>(n * headdim_ + p);
+    magnitude_[at] = decay_ * magnitude_[at] + std::fabs(input.value);
+    undecayed_[at] += std::fabs(input.value);
+    if (!state.finite()) return;
+    state.error += 2 * kUnit * magnitude_[at];  // a segment's own state may be larger than the sum
+    if (!matrices_) return;
+    if (!(magnitude_[at] <= max_)) large_[static_cast<std::size_t>(p)] = token_;
+    state.error += (unit_ + 2 * kChunk * kUnit) * std::fabs(input.value);
+    if (weight_[static_cast<std::size_t>(n)] > max_) state = unspecified();
+  }
+
+  // x of a token.
+  void see(std::int64_t p, Bounded x) {
+    if (active()) input_[static_cast<std::size_t>(p)] += std::fabs(x.value);
+  }
+
+  Bounded state(Bounded h, std::int64_t n, std::int64_t p) const {
+    if (!active() || !h.specified()) return h;
+    if (!h.finite()) return not_finite();
+    const auto at = static_cast<std::size_t>(n * headdim_ + p);
+    h.error += lost() * undecayed_[at];
+    if (matrices_) h.error += tiny_ * input_[static_cast<std::size_t>(p)];
+    return h;
+  }
+
+  Bounded y(Bounded y, std::int64_t p, std::int64_t row) const {
+    if (!active() || !y.specified()) return y;
+    if (!y.finite()) return not_finite();
+    const auto column = static_cast<std::size_t>(p);
+    double sum = 0, undecayed = 0, C = 0, S = 0, product = 0;
+    for (std::int64_t n = 0; n < dstate_; ++n) {
+      const double factor = std::fabs(exact(c_["C"], row + n).value);
+      const auto at = static_cast<std::size_t>(n * headdim_ + p);
+      C += factor;
+      sum += factor * magnitude_[at];
+      undecayed += factor * undecayed_[at];
+      S += factor * weight_[static_cast<std::size_t>(n)];
+      product += factor * largest_[static_cast<std::size_t>(n)];
+    }
+    y.error += lost() * undecayed;
+    if (!matrices_) return y;
+    const bool overflows = S > max_ || product > kMaxFloat || undecayed > kMaxFloat ||
+                           token_ - large_[column] <= kChunk;
+    if (overflows || spoilt_[column]) return unspecified();
+    // The sums in float32 are those of a chunk's tokens times N, and of N; they may truncate.
+    const double unit = unit_ + 2 * kUnit * static_cast<double>(dstate_ + kChunk);
+    y.error += 1.01 * (unit * sum + tiny_ * (C * input_[column] + C + input_[column]));
+    return y;
+  }
+
+ private:
+  static constexpr std::int64_t kChunk = 64;
+  static constexpr std::int64_t kShortestSplit = 256;  // tokens; a shorter sequence is one segment
+
+  bool active() const { return joined_ || matrices_; }
+  // Each decay over many tokens may be 0 below the smallest normal number.
+  double lost() const { return kSmallNormal * static_cast<double>(token_ + 2); }
+  // NaN or infinite.
+  static Bounded not_finite() { return {not_a_number().value, 1}; }
+
+  const Case& c_;
+  std::int64_t dstate_, headdim_;
+  bool joined_ = false;
+  bool matrices_ = false;
+  double unit_ = 0, tiny_ = 0, max_ = 0;
+  std::int64_t token_ = -1;
+  double decay_ = 0;
+  std::vector<double> magnitude_;    // [N,P]: the state's terms, without their signs
+  std::vector<double> undecayed_;    // [N,P]: and without decay
+  std::vector<double> weight_;       // [N]: the largest W so far, decayed
+  std::vector<double> largest_;      // [N]: the largest B so far
+  std::vector<double> input_;        // [P]: the sum of |x|
+  std::vector<std::int64_t> large_;  // [P]: the last token after which the copy may overflow
+  std::vector<bool> spoilt_;         // [P]: some x is not finite
+};
+
+Expected ssd_chunk_scan(const Case& c, Precision precision) {
   const std::int64_t heads = c.size['H'], headdim = c.size['P'];
   const std::int64_t dstate = c.size['N'], groups = c.size['G'];
   const std::int64_t seqlen = c.seqlen();
@@ -105,25 +245,33 @@ Expected ssd_chunk_scan(const Case& c) {
       for (std::int64_t i = 0; i < dstate * headdim; ++i) {
         h.push_back(exact(c["ssm_state"], (b * heads + head) * dstate * headdim + i));
       }
+      Coarse coarse(c, precision, b, head);
       for (std::int64_t t = 0; t < c.length(b); ++t) {
         const std::int64_t token = b * seqlen + t;
         const std::int64_t at = token * heads + head;
         const Bounded dt = clamp(time_step(c, at, head), c.dt_min, c.dt_max);
         const Bounded a = decay_of(dt, exact(A, head));
+        const std::int64_t row = (token * groups + group) * dstate;
+        coarse.step(a, dt, row);
         for (std::int64_t p = 0; p < headdim; ++p) {
           const Bounded input = exact(x, at * headdim + p);
+          coarse.see(p, input);
           Sum sum;
           sum.add(exact(D, head) * input);
           for (std::int64_t n = 0; n < dstate; ++n) {
             Bounded& state = h[static_cast<std::size_t>(n * headdim + p)];
-            const std::int64_t row = (token * groups + group) * dstate + n;
-            state = a * state + product(dt, input, exact(B, row));
-            sum.add(exact(C, row) * state);
+            const Bounded added = product(dt, input, exact(B, row + n));
+            state = a * state + added;
+            coarse.add(state, n, p, added);
+            sum.add(exact(C, row + n) * state);
           }
-          result.y[static_cast<std::size_t>(at * headdim + p)] = sum.total();
+          result.y[static_cast<std::size_t>(at * headdim + p)] = coarse.y(sum.total(), p, row);
         }
       }
-      result.carried.insert(result.carried.end(), h.begin(), h.end());
+      for (std::int64_t i = 0; i < dstate * headdim; ++i) {
+        result.carried.push_back(
+            coarse.state(h[static_cast<std::size_t>(i)], i / headdim, i % headdim));
+      }
     }
   }
   return result;
@@ -181,14 +329,14 @@ Expected gated_rms_norm(const Case& c) {
 
 }  // namespace
 
-Expected reference(const Case& c) {
+Expected reference(const Case& c, Precision precision) {
   switch (c.op->kind) {
     case Kind::kConv:
       return causal_conv1d(c);
     case Kind::kSelective:
       return selective_scan(c);
     case Kind::kSSD:
-      return ssd_chunk_scan(c);
+      return ssd_chunk_scan(c, precision);
     case Kind::kAddNorm:
       return add_rms_norm(c);
     case Kind::kGatedNorm:

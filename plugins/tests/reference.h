@@ -15,6 +15,14 @@ struct Expected {
   std::vector<Bounded> carried;  // the state or the residual stream, if the op has one
 };
 
-Expected reference(const Case& c);
+// How kernels may compute more coarsely than token by token in float32.
+enum class Precision {
+  kFloat32,
+  // SSDChunkScan may join segments of a sequence, and where a GPU's matrices fit it may round what
+  // goes into their products to the activations' type (ssd_chunk_mma.cu).
+  kMatrices,
+};
+
+Expected reference(const Case& c, Precision precision = Precision::kFloat32);
 
 }  // namespace mamba_export::testing

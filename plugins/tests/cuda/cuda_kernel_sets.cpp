@@ -77,9 +77,9 @@ void run(const Params& p, const ParallelFor&) {
   , run<Op##Params, kernel##_workspace, launch_##kernel, kCaptured>
 
 template <bool kCaptured>
-constexpr Kernels kCuda = {kCaptured ? "cuda_graph" : "cuda" MAMBA_EXPORT_FOR_EACH_OP(
-                               MAMBA_EXPORT_ENTRY),
-                           /*exact=*/false};
+constexpr Kernels kCuda = {
+    kCaptured ? "cuda_graph" : "cuda" MAMBA_EXPORT_FOR_EACH_OP(MAMBA_EXPORT_ENTRY),
+    /*exact=*/false};
 
 #undef MAMBA_EXPORT_ENTRY
 

@@ -34,10 +34,10 @@ Params params_of(const KernelCall& call, void* const* operands) {
   return c.params(std::vector<void*>(operands, operands + count));
 }
 
-#define MAMBA_EXPORT_OVERLOAD(Op, kernel)                                           \
-  std::size_t workspace_of(const Op##Params& p) { return kernel##_workspace(p); }   \
-  cudaError_t launch(const Op##Params& p, void* workspace, cudaStream_t stream) {   \
-    return launch_##kernel(p, workspace, stream);                                   \
+#define MAMBA_EXPORT_OVERLOAD(Op, kernel)                                         \
+  std::size_t workspace_of(const Op##Params& p) { return kernel##_workspace(p); } \
+  cudaError_t launch(const Op##Params& p, void* workspace, cudaStream_t stream) { \
+    return launch_##kernel(p, workspace, stream);                                 \
   }
 MAMBA_EXPORT_FOR_EACH_OP(MAMBA_EXPORT_OVERLOAD)
 #undef MAMBA_EXPORT_OVERLOAD

@@ -9,6 +9,7 @@ enum cudaDeviceAttr {
   cudaDevAttrMultiProcessorCount = 16,
   cudaDevAttrComputeCapabilityMajor = 75,
   cudaDevAttrComputeCapabilityMinor = 76,
+  cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
 };
 
 struct CUstream_st;
@@ -19,11 +20,13 @@ inline cudaError_t cudaGetDevice(int* device) {
   return cudaSuccess;
 }
 
-// A device with few multiprocessors, so that small shapes reach the routes of large ones.
+// A device with few multiprocessors, so that small shapes reach the routes of large ones, and with
+// the shared memory of an A100, which is too little for some.
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  *value = attribute == cudaDevAttrMultiProcessorCount      ? 4
-           : attribute == cudaDevAttrComputeCapabilityMajor ? 9
-                                                            : 0;
+  *value = attribute == cudaDevAttrMultiProcessorCount            ? 4
+           : attribute == cudaDevAttrComputeCapabilityMajor       ? 9
+           : attribute == cudaDevAttrMaxSharedMemoryPerBlockOptin ? 163 * 1024
+                                                                  : 0;
   return cudaSuccess;
 }
 

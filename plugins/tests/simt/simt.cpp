@@ -100,17 +100,20 @@ class Machine {
 
   static void enter();
 
-  // Opens the barriers at which all threads have arrived.
+  // Opens the barriers at which all threads have arrived; in the reverse order only one warp's, so
+  // that it goes ahead of the others as far as it can.
   void release() {
     bool opened = false;
     unsigned at_block = 0, done = 0;
-    for (unsigned first = 0; first < count_; first += kWarp) {
+    const unsigned warps = (count_ + kWarp - 1) / kWarp;
+    for (unsigned i = 0; i < warps && !(opened && reversed); ++i) {
+      const unsigned first = (reversed ? warps - 1 - i : i) * kWarp;
       const unsigned end = first + kWarp < count_ ? first + kWarp : count_;
       unsigned at_warp = 0;
-      for (unsigned i = first; i < end; ++i) {
-        at_warp += fibres_[i].state == State::kAtWarpBarrier;
-        at_block += fibres_[i].state == State::kAtBlockBarrier;
-        done += fibres_[i].state == State::kDone;
+      for (unsigned thread = first; thread < end; ++thread) {
+        at_warp += fibres_[thread].state == State::kAtWarpBarrier;
+        at_block += fibres_[thread].state == State::kAtBlockBarrier;
+        done += fibres_[thread].state == State::kDone;
       }
       if (at_warp == end - first) opened = set_ready(first, end);
     }

@@ -45,7 +45,8 @@ constexpr std::size_t kExchangeBytes = 64;
 // Runs `thread` for every thread of every block of the grid.
 void run_grid(Dim grid, Dim block, std::size_t shared_bytes, const std::function<void()>& thread);
 
-// Whether blocks, and their threads, run from the last to the first.
+// Whether threads and blocks run from the last to the first, a warp as far as it can before the
+// next one; else all warps go from barrier to barrier together.
 void set_reversed(bool reversed);
 
 }  // namespace mamba_export::simt

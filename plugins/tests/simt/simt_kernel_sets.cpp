@@ -34,7 +34,7 @@ void run(const Params& p, const ParallelFor&) {
 template <bool kReversed>
 constexpr Kernels kSimt = {
     kReversed ? "simt_reversed" : "simt" MAMBA_EXPORT_FOR_EACH_OP(MAMBA_EXPORT_ENTRY),
-    /*exact=*/false};
+    /*exact=*/false, /*matrices=*/true};
 
 #undef MAMBA_EXPORT_ENTRY
 
