@@ -79,7 +79,7 @@ void run(const Params& p, const ParallelFor&) {
 template <bool kCaptured>
 constexpr Kernels kCuda = {
     kCaptured ? "cuda_graph" : "cuda" MAMBA_EXPORT_FOR_EACH_OP(MAMBA_EXPORT_ENTRY),
-    /*exact=*/false};
+    /*exact=*/false, /*matrices=*/true};
 
 #undef MAMBA_EXPORT_ENTRY
 
