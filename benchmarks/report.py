@@ -86,7 +86,7 @@ def record(suite: str, rows: list[Row], directory: Path, run: Mapping[str, objec
     """
     directory.mkdir(parents=True, exist_ok=True)
     now = datetime.datetime.now(datetime.timezone.utc)
-    file = directory / f"{now:%Y-%m-%d}-{hardware.slug()}.jsonl"
+    file = directory / f"{now:%Y-%m-%d}-{hardware.slug(suite)}.jsonl"
     common = {
         "schema": 1,
         "date": now.isoformat(timespec="seconds"),

@@ -60,9 +60,7 @@ def contract(providers: Collection[str]) -> str:
                 )
                 for specs in (op.inputs, op.outputs)
             )
-            lines.append(
-                f"{op.name} v{VERSION} {provider}: {inputs} -> {outputs}; {attributes}\n"
-            )
+            lines.append(f"{op.name} v{VERSION} {provider}: {inputs} -> {outputs}; {attributes}\n")
     return "".join(lines)
 
 
