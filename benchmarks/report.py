@@ -115,6 +115,12 @@ def line(row: Row) -> dict[str, Any]:
     }
 
 
+def one_line(error: Exception) -> str:
+    """Return what an exception says first, for a note."""
+    said = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {said[0] if said else 'nothing'}"
+
+
 def summary(rows: list[Row]) -> str:
     """Return the last line: how many rows reached which verdict."""
     count = Counter(row.verdict for row in rows)

@@ -49,7 +49,7 @@ def floors() -> Floors:
     """Measure all rates, once in a run of the program."""
     import torch
 
-    source = torch.zeros(COPIED // 4, dtype=torch.float32, device="cuda")
+    source = torch.randn(COPIED // 4, dtype=torch.float32, device="cuda")
     target = torch.empty_like(source)
     left, right = (torch.randn(GEMM, GEMM, dtype=torch.float16, device="cuda") for _ in range(2))
     product = torch.empty_like(left)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,7 @@ from benchmarks.cuda.floors import floors
 from benchmarks.cuda_cases import CudaKernelCase
 from benchmarks.peers.cuda_kernels import PEERS, KernelPeer
 from benchmarks.peers.found import Skip
-from benchmarks.report import Row, Verdict
+from benchmarks.report import Row, Verdict, one_line
 from benchmarks.rows import comparison_row, judged_row
 from benchmarks.setup import Setup
 from benchmarks.worker import ROOT
@@ -41,10 +42,7 @@ def run(case: CudaKernelCase, setup: Setup) -> list[Row]:
             Row(case.name, subject, {}, Verdict.skipped, reason, goals)
             for subject, goals in _subjects(case, peer)
         ]
-    try:
-        return _measured(case, peer, library)
-    except RuntimeError as error:  # what torch and our launches raise
-        return [Row(case.name, OURS, {}, Verdict.missed, _line(error), case.goals)]
+    return _measured(case, peer, library)
 
 
 def operand_bytes(tensors: Sequence[Tensor]) -> int:
@@ -124,7 +122,7 @@ def _measured(case: CudaKernelCase, peer: KernelPeer | None, library: Path) -> l
         try:
             captured.append(Captured([peer.prepare(each, attributes) for each in sets]))
         except Exception as error:  # others' code may raise anything
-            reason = _line(error)
+            reason = one_line(error)
     turns = take_turns(captured)
     ours = turns.seconds[0]
     limits = floors()
@@ -137,7 +135,10 @@ def _measured(case: CudaKernelCase, peer: KernelPeer | None, library: Path) -> l
         "bytes": moved,
         "device": turns.device,
         "floors": asdict(limits),
-        "parity": {"ours": errors, "peer": peer_errors},
+        "parity": {
+            "ours": errors,
+            "peer": {name: e if math.isfinite(e) else None for name, e in peer_errors.items()},
+        },
     }
     measures = figures(case, spread(ours).median, moved, limits.copy_gbps)
     alone = {**about, "ours_s": asdict(spread(ours))}
@@ -175,10 +176,5 @@ def _tried(
     try:
         wrong, errors = other_function(op, peer.prepare(inputs, attributes)(), exact)
     except Exception as error:  # others' code may raise anything
-        return "", _line(error), {}
+        return "", one_line(error), {}
     return found.version, f"it computes something else: {wrong}" if wrong else "", errors
-
-
-def _line(error: Exception) -> str:
-    said = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {said[0] if said else 'nothing'}"
