@@ -107,10 +107,12 @@ bench-cpu: venv $(STAMP)-bench ## speed, load and quality on this CPU, against o
 	$(BIN)/python -m benchmarks --suite cpu --budget 900
 
 # Installs nothing and makes no environment: a machine with a device may have no network. Modules
-# that its Python lacks can lie in build/packages (pip install --target build/packages ...).
-gpu: ## on a machine with a GPU: build for it, test, measure; no network, under ten minutes
+# that its Python lacks can lie in build/packages (pip install --target build/packages ...). RESULTS
+# is where the record goes, if not to benchmarks/results.
+gpu: ## on a machine with a GPU: build for it, test, measure; no network, about ten minutes
 	PYTHONPATH=$(CURDIR):$(CURDIR)/cli:$(CURDIR)/build/packages$(addprefix :,$(PYTHONPATH)) \
-	  $(PYTHON) -m benchmarks.cuda --architectures "$(CUDA_ARCHITECTURES)"
+	  $(PYTHON) -m benchmarks.cuda --architectures "$(CUDA_ARCHITECTURES)" \
+  $(if $(RESULTS),--results "$(RESULTS)")
 
 # From the source package of its Python binding, which holds a whole release of it.
 LLAMA := build/llama.cpp

@@ -21,7 +21,7 @@ STATE = {
     "memory_mhz": "clocks.mem",
     "power_w": "power.draw",
     "temperature_c": "temperature.gpu",
-    "throttle": "clocks_throttle_reasons.active",
+    "throttle": "clocks_event_reasons.active",
 }
 
 Value = str | float

@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _stop(f"built for {chosen}; no CUDA device: nothing is tested or measured")
     _say(f"{device['name']}, driver {device['driver']}, built for {chosen}")
     failed = _test()
-    return max(failed, _measure(min(options.budget, end - time.monotonic())))
+    return max(failed, _measure(min(options.budget, end - time.monotonic()), options.results))
 
 
 def _build(architectures: str) -> bool:
@@ -115,13 +115,13 @@ def _test() -> int:
     return _run([*pytest, *files], limit_s=TESTS_S)
 
 
-def _measure(budget: float) -> int:
+def _measure(budget: float, results: Path | None) -> int:
     if _absent(SUITE):
         _say("nothing is measured")
         return 1
-    return _run(
-        [sys.executable, "-m", "benchmarks", "--suite", "cuda", "--budget", f"{budget:.0f}"]
-    )
+    record = [] if results is None else ["--results", str(results.absolute())]
+    suite = [sys.executable, "-m", "benchmarks", "--suite", "cuda", "--budget", f"{budget:.0f}"]
+    return _run([*suite, *record])
 
 
 def _absent(modules: Sequence[str]) -> list[str]:
@@ -161,6 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--budget", type=float, default=400.0, metavar="SECONDS", help="for the measurements"
     )
+    parser.add_argument("--results", type=Path, default=None, help="directory of the record")
     parser.add_argument(
         "--total", type=float, default=580.0, metavar="SECONDS", help="for everything together"
     )

@@ -123,3 +123,15 @@ def test_what_differs_is_not_timed() -> None:
     assert disagreement(op, DType.float16, [near, state], [y, state])[0]
     with pytest.raises(ValueError, match="shapes differ"):
         distance(y, state)
+
+
+def test_rounding_of_a_rare_large_element_is_no_error() -> None:
+    truth = torch.ones(10_000)
+    truth[0] = 60.02
+    rms, largest = distance(truth.half(), truth)
+    assert rms < 4e-4
+    assert largest < 5e-4
+    truth[0] = 1.0
+    assert distance(truth + torch.eye(100).flatten(), truth)[1] == pytest.approx(1, rel=1e-3)
+    assert not math.isfinite(distance(truth / 0, truth)[0])
+    assert not math.isfinite(distance(truth, truth / 0)[0])

@@ -50,7 +50,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 def test_everything_in_its_order(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
-    assert gpu.main(["--budget", "77"]) == 0
+    assert gpu.main(["--budget", "77", "--results", "/out"]) == 0
     configure, build, library, install, tests, suite = machine.ran
     assert "-DMAMBA_EXPORT_CUDA_ARCHITECTURES=90a-real" in configure
     assert build.endswith("--target cuda_fuzz mamba_kernel_library")
@@ -58,7 +58,7 @@ def test_everything_in_its_order(machine: Machine, capsys: pytest.CaptureFixture
     assert "--install" in install
     assert "gpu and not slow" in tests
     assert "test_cuda_kernels.py" in tests
-    assert suite.endswith("benchmarks --suite cuda --budget 77")
+    assert suite.endswith("benchmarks --suite cuda --budget 77 --results /out")
     assert "NVIDIA H200" in capsys.readouterr().out
 
 
