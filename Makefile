@@ -33,7 +33,7 @@ export XDG_CACHE_HOME := $(CURDIR)/build/cache
 export PATH := $(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv plugins wheel demo test lint format parity bench-export bench-cpu llama-bench soak clean
+.PHONY: help venv plugins wheel demo test lint format parity bench-export bench-cpu gpu llama-bench soak clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -105,6 +105,14 @@ bench-cpu: venv $(STAMP)-bench ## speed, load and quality on this CPU, against o
 	cmake -S . -B build/bench -G Ninja -D MAMBA_EXPORT_TESTS=ON -D MAMBA_EXPORT_ONNXRUNTIME=OFF
 	cmake --build build/bench --target kernel_bench
 	$(BIN)/python -m benchmarks --suite cpu --budget 900
+
+# Installs nothing and makes no environment: a machine with a device may have no network. Modules
+# that its Python lacks can lie in build/packages (pip install --target build/packages ...). RESULTS
+# is where the record goes, if not to benchmarks/results.
+gpu: ## on a machine with a GPU: build for it, test, measure; no network, about ten minutes
+	PYTHONPATH=$(CURDIR):$(CURDIR)/cli:$(CURDIR)/build/packages$(addprefix :,$(PYTHONPATH)) \
+	  $(PYTHON) -m benchmarks.cuda --architectures "$(CUDA_ARCHITECTURES)" \
+  $(if $(RESULTS),--results "$(RESULTS)")
 
 # From the source package of its Python binding, which holds a whole release of it.
 LLAMA := build/llama.cpp

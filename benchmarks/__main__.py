@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import cases, hardware
+from benchmarks import cases, cuda_cases, hardware
 from benchmarks.comparison_table import print_comparison
 from benchmarks.report import Row, Verdict, print_table, record, summary
 from benchmarks.setup import Setup
@@ -21,9 +21,11 @@ Runner = Callable[[cases.Case, Setup], list[Row]]
 # A suite is run by the module `benchmarks.<name>_suite`, which only then is imported.
 SUITES: dict[str, Sequence[cases.Case]] = {
     "cpu": cases.CPU,
+    "cuda": cuda_cases.CUDA,
     "export": cases.EXPORT,
     "parity": cases.PARITY,
 }
+COMPARISONS = ("cpu", "cuda")
 ROOT = Path(__file__).parents[1]
 
 
@@ -47,16 +49,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(*(f"  {case.name}" for case in suite), sep="\n", file=sys.stderr)
         return 2
 
-    setup = Setup(options.work, options.peer, options.llama_bench, options.kernel_bench)
+    started = time.monotonic()
+    setup = Setup(
+        options.work,
+        options.peer,
+        options.llama_bench,
+        options.kernel_bench,
+        options.kernel_library,
+        options.budget,
+        started + options.budget,
+    )
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     # Once: a run is of one commit, and a commit made meanwhile is not what was measured.
     commit, dirty = hardware.commit()
     only = {"case": options.case, "peer": options.peer}
     run = {"run": now, "commit": commit, "dirty": dirty, "only": only}
-    started = time.monotonic()
     rows: list[Row] = []
     for case in chosen:
-        if time.monotonic() - started > options.budget:
+        if setup.left() < 0:
             found = [Row(case.name, "ours", {}, Verdict.not_run, "time budget", case.goals)]
         else:
             print(f"{case.name}: {case.about}", file=sys.stderr, flush=True)
@@ -64,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # At once: a run that is cut short keeps what it has measured.
         print(f"record: {record(options.suite, found, options.results, run)}", file=sys.stderr)
         rows += found
-    table = print_comparison if options.suite == "cpu" else print_table
+    table = print_comparison if options.suite in COMPARISONS else print_table
     table(options.suite, rows)
     print(summary(rows), f"in {time.monotonic() - started:.0f} s")
     return int(options.check and any(row.verdict is Verdict.missed for row in rows))
@@ -90,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--llama-bench", type=Path, default=None, help="llama.cpp's program")
     parser.add_argument("--kernel-bench", type=Path, default=None, help="our kernels' program")
+    parser.add_argument("--kernel-library", type=Path, default=None, help="our CUDA kernels")
     return parser
 
 

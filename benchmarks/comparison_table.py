@@ -55,7 +55,7 @@ def cells(record: Mapping[str, Any]) -> list[str]:
 
 
 def _side(measures: Mapping[str, float], side: str) -> str:
-    for unit, text in (("tps", "tokens/s"), ("ms", "ms")):
+    for unit, text in (("tps", "tokens/s"), ("ms", "ms"), ("us", "µs")):
         if f"{side}_{unit}" in measures:
             return f"{measures[f'{side}_{unit}']:.4g} {text}"
     return ""

@@ -2,36 +2,55 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import platform
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
+from benchmarks import nvidia_smi
 from benchmarks.worker import ROOT
 
 # Written by the program itself, while it measures or afterwards.
 WRITTEN = ("benchmarks/results", "docs/performance.md", "docs/performance-*.png")
-PACKAGES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "torch", "transformers")
+PACKAGES = (
+    "causal-conv1d",
+    "mamba-ssm",
+    "numpy",
+    "onnx",
+    "onnx-ir",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxscript",
+    "torch",
+    "transformers",
+    "triton",
+)
 
 
 def hardware() -> dict[str, Any]:
-    """Return processor, cores, memory, and the load before the run."""
+    """Return processor, cores, memory, the load before the run, and the first CUDA device."""
     memory = re.search(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text())
     return {
         "cpu": _processor(),
         "threads": len(os.sched_getaffinity(0)),
         "memory_gb": round(int(memory[1]) / 2**20, 1) if memory else None,
         "load": round(os.getloadavg()[0], 2),
-        "gpu": None,
+        "gpu": _gpu(),
     }
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that decide a result."""
+    """Return the versions of Python, of the packages that decide a result, and of a device's CUDA.
+
+    The latter is that of the compiler which made our kernels.
+    """
     installed = {name: _version(name) for name in PACKAGES}
+    installed["cuda"] = _cuda() if _gpu() else None
     return {
         "python": platform.python_version(),
         **{name: version for name, version in installed.items() if version},
@@ -51,10 +70,26 @@ def commit(root: Path = ROOT) -> tuple[str | None, bool | None]:
         return None, None
 
 
-def slug() -> str:
-    """Return the hardware as part of a file name."""
-    name = f"{_processor()}-{len(os.sched_getaffinity(0))}"
+def slug(suite: str) -> str:
+    """Return the hardware that a suite measures, as part of a file name."""
+    gpu = _gpu() if suite == "cuda" else None
+    name = str(gpu["name"]) if gpu else f"{_processor()}-{len(os.sched_getaffinity(0))}"
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+@functools.cache
+def _gpu() -> dict[str, nvidia_smi.Value] | None:
+    return nvidia_smi.query(nvidia_smi.DEVICE)
+
+
+@functools.cache
+def _cuda() -> str | None:
+    compiler = shutil.which("nvcc")
+    if compiler is None:
+        return None
+    said = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
+    found = re.search(r"release [\d.]+, V([\d.]+)", said)
+    return found[1] if found else None
 
 
 def _version(package: str) -> str | None:

@@ -1,4 +1,4 @@
-"""The models that the CPU suite measures: random weights, exported and quantised by this tree."""
+"""The models that the suites measure: random weights, exported and quantised by this tree."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ FULL = 32
 
 
 @functools.cache
-def checkpoint(shape: Shape, work: Path) -> Path:
-    """Return a float32 checkpoint with random weights; it is kept from run to run."""
+def checkpoint(shape: Shape, work: Path, dtype: DType = DType.float32) -> Path:
+    """Return a checkpoint with random weights; it is kept from run to run."""
     name = f"{shape.family}-{shape.d_model}x{shape.n_layer}-{shape.vocab_size}"
+    if dtype is not DType.float32:
+        name += f"-{dtype.value}"
     directory = work / "checkpoints" / name
-    return make_checkpoint(shape, DType.float32, directory, shard_bytes=5 * 10**9)
+    return make_checkpoint(shape, dtype, directory, shard_bytes=5 * 10**9)
 
 
 @functools.cache
@@ -33,6 +35,16 @@ def artifact(source: Path, bits: int, work: Path) -> Path:
         output_of(ours("onnx", str(source), "-o", str(target), "--force"))
     else:
         quantised(source, bits, work, verify=False)
+    return target
+
+
+@functools.cache
+def device_artifact(source: Path, work: Path) -> Path:
+    """Return the float16 artifact of a checkpoint, with the graph of a step, which is captured."""
+    target = work / "artifacts" / f"{source.name}-step"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    options = ["--dtype", DType.float16.value, "--step", "--force"]
+    output_of(ours("onnx", str(source), "-o", str(target), *options))
     return target
 
 

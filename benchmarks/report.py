@@ -86,7 +86,7 @@ def record(suite: str, rows: list[Row], directory: Path, run: Mapping[str, objec
     """
     directory.mkdir(parents=True, exist_ok=True)
     now = datetime.datetime.now(datetime.timezone.utc)
-    file = directory / f"{now:%Y-%m-%d}-{hardware.slug()}.jsonl"
+    file = directory / f"{now:%Y-%m-%d}-{hardware.slug(suite)}.jsonl"
     common = {
         "schema": 1,
         "date": now.isoformat(timespec="seconds"),
@@ -113,6 +113,12 @@ def line(row: Row) -> dict[str, Any]:
         "verdict": row.verdict.name,
         "note": row.note,
     }
+
+
+def one_line(error: Exception) -> str:
+    """Return what an exception says first, for a note."""
+    said = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {said[0] if said else 'nothing'}"
 
 
 def summary(rows: list[Row]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +17,22 @@ class Setup:
         peer: the only peer to run, "none" for no peer; None for every one that is found.
         llama_bench: llama.cpp's program, if it is not to be searched for.
         kernel_bench: the program built from `plugins/tests/kernel_bench.cpp`.
+        kernel_library: the CUDA kernels built from `plugins/tests/cuda/kernel_library.cpp`.
+        budget: seconds for the whole run.
+        deadline: when they are over, by `time.monotonic`.
     """
 
     work: Path
     peer: str | None = None
     llama_bench: Path | None = None
     kernel_bench: Path | None = None
+    kernel_library: Path | None = None
+    budget: float = math.inf
+    deadline: float = math.inf
+
+    def left(self) -> float:
+        """Return the seconds until the deadline."""
+        return self.deadline - time.monotonic()
 
     def wants(self, peer: str) -> bool:
         """Return whether a peer is to be run; "llama.cpp" stands for all its types."""

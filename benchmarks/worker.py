@@ -22,7 +22,8 @@ def output_of(command: list[str], *, limit_s: float = LIMIT_S) -> str:
     Raises:
         WorkerError: it failed, or took longer than ``limit_s``.
     """
-    env = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'cli'}", "HF_HUB_OFFLINE": "1"}
+    places = [str(ROOT), str(ROOT / "cli"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(places), "HF_HUB_OFFLINE": "1"}
     try:
         run = subprocess.run(
             command, capture_output=True, text=True, cwd=ROOT, env=env, timeout=limit_s

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 from benchmarks.cases import KernelCase
-from benchmarks.cpu.rows import comparison_row
 from benchmarks.processors import take_turns
 from benchmarks.report import Row, Verdict
+from benchmarks.rows import comparison_row
 from benchmarks.setup import Setup
 from benchmarks.worker import ROOT, WorkerError, output_of
 

@@ -6,10 +6,10 @@ import json
 
 from benchmarks.cases import LoadCase
 from benchmarks.comparison import spread
-from benchmarks.cpu.rows import judged_row
 from benchmarks.models import FULL, artifact, checkpoint
 from benchmarks.processors import take_turns
 from benchmarks.report import Row
+from benchmarks.rows import judged_row
 from benchmarks.setup import Setup
 from benchmarks.worker import ours, output_of
 

@@ -10,9 +10,9 @@ import numpy as np
 import onnx_ir as ir
 
 from benchmarks.cases import OpCase
-from benchmarks.cpu.rows import comparison_row
 from benchmarks.processors import pinned, take_turns
 from benchmarks.report import Row, Verdict
+from benchmarks.rows import comparison_row
 from benchmarks.setup import Setup
 from mamba_export.ops import DOMAIN, VERSION
 from mamba_export.runtime.libraries import native_library

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.cases import ShareCase
-from benchmarks.cpu.rows import judged_row
 from benchmarks.models import FULL, artifact, checkpoint
 from benchmarks.processors import take_turns
 from benchmarks.report import Row, Verdict
+from benchmarks.rows import judged_row
 from benchmarks.setup import Setup
 from mamba_export.graph.artifact import Artifact
 from mamba_export.models.state import NUM_LOGITS_TO_KEEP

@@ -12,12 +12,12 @@ from typing import Any
 
 from benchmarks.cases import SpeedCase
 from benchmarks.cpu.parity import parity_problem
-from benchmarks.cpu.rows import comparison_row
 from benchmarks.models import FULL, artifact, checkpoint
 from benchmarks.peers import MODELS, Peer, Skip, Speed
 from benchmarks.peers.passes import LEAST_PASSES, means
 from benchmarks.processors import Disturbance, take_turns
 from benchmarks.report import Row, Verdict
+from benchmarks.rows import comparison_row
 from benchmarks.setup import Setup
 from benchmarks.worker import WorkerError, ours, output_of
 from mamba_export.runtime.libraries import native_library

@@ -9,13 +9,14 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.peers.found import Peer, Skip
 
-Run = Callable[[], list[Tensor]]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Run = Callable[[], list[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,22 @@ class KernelPeer:
 
     def probe(self) -> Peer | Skip:
         """Return the package's version, or why it cannot be measured."""
-        if importlib.util.find_spec(self.package) is None:
-            return Skip(f"{self.package} is not installed")
-        module = importlib.import_module(self.package)
-        return Peer(str(getattr(module, "__version__", "of an unknown version")))
+        return package(self.package)
+
+
+def package(name: str) -> Peer | Skip:
+    """Return a package's version, or why it cannot be used.
+
+    mamba_ssm and causal_conv1d import their CUDA extensions at once: without these they fail here.
+    """
+    if importlib.util.find_spec(name) is None:
+        return Skip(f"{name} is not installed")
+    try:
+        module = importlib.import_module(name)
+    except Exception as error:  # an extension built for another torch raises what it likes
+        said = str(error).splitlines() or [type(error).__name__]
+        return Skip(f"{name} cannot be imported: {said[0]}")
+    return Peer(str(getattr(module, "__version__", "of an unknown version")))
 
 
 def _conv(inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> Run:

@@ -6,7 +6,7 @@
 namespace mamba_export::testing {
 namespace {
 
-// As in tests/plugins/cuda_kernels.py.
+// As in benchmarks/cuda/kernel_library.py.
 struct KernelCall {
   const char* op;
   std::int64_t sizes[26];  // by letter

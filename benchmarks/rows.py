@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Literal
 
 from benchmarks.cases import Goal
 from benchmarks.comparison import Blocks, ratio, spread
 from benchmarks.processors import Disturbance
 from benchmarks.report import Row, Verdict, judge
+
+PER_SECOND = {"ms": 1e3, "us": 1e6}
 
 
 def comparison_row(
@@ -18,9 +21,10 @@ def comparison_row(
     other: Blocks,
     *,
     goals: Mapping[str, Goal],
-    disturbance: Disturbance,
     about: Mapping[str, object],
+    disturbance: Disturbance | None = None,
     tokens: int | None = None,
+    unit: Literal["ms", "us"] = "ms",
     measures: Mapping[str, float] | None = None,
     note: str = "",
 ) -> Row:
@@ -31,19 +35,21 @@ def comparison_row(
         subject: the other side, with its version.
         ours, other: seconds of each side by block.
         goals: limits of ``ratio`` and of ``measures``.
-        disturbance: what else the machine did.
         about: for the record.
-        tokens: of one sample, where speeds are published as tokens a second, else times in ms.
+        disturbance: what else the machine did, where that was watched.
+        tokens: of one sample, where speeds are published as tokens a second, else times.
+        unit: of the times.
         measures: others of this row.
         note: what a reader should know.
     """
     sides = {"ours": spread(ours), "peer": spread(other)}
     speedup = ratio(ours, other)
-    unit, figures = "ms", {name: 1e3 * side.median for name, side in sides.items()}
+    shown: str = unit
+    figures = {name: PER_SECOND[unit] * side.median for name, side in sides.items()}
     if tokens is not None:
-        unit, figures = "tps", {name: tokens / side.median for name, side in sides.items()}
+        shown, figures = "tps", {name: tokens / side.median for name, side in sides.items()}
     found = {
-        **{f"{name}_{unit}": round(value, 4) for name, value in figures.items()},
+        **{f"{name}_{shown}": round(value, 4) for name, value in figures.items()},
         "ratio": round(speedup.value, 3),
         "ratio_low": round(speedup.low, 3),
         "ratio_high": round(speedup.high, 3),
@@ -67,14 +73,17 @@ def judged_row(
     measures: dict[str, float],
     *,
     goals: Mapping[str, Goal],
-    disturbance: Disturbance,
     about: Mapping[str, object],
+    disturbance: Disturbance | None = None,
     note: str = "",
 ) -> Row:
     """Judge measures, if nobody disturbed them; arguments as above."""
     verdict, why = judge(measures, goals)
-    if disturbance.disturbed and goals:
-        verdict, why = Verdict.disturbed, ""
-    notes = "; ".join(filter(None, (why, note, disturbance.note)))
-    record = {**about, "disturbance": disturbance.record()}
+    record = dict(about)
+    if disturbance is not None:
+        record["disturbance"] = disturbance.record()
+        if disturbance.disturbed and goals:
+            verdict, why = Verdict.disturbed, ""
+    others = disturbance.note if disturbance is not None else ""
+    notes = "; ".join(filter(None, (why, note, others)))
     return Row(case, subject, measures, verdict, notes, goals, record)

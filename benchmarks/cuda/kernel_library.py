@@ -1,4 +1,7 @@
-"""The CUDA kernels on torch's tensors, without a runtime; see plugins/tests/cuda."""
+"""The CUDA kernels on torch's tensors, without a runtime: for tests and benchmarks.
+
+See plugins/tests/cuda/kernel_library.cpp.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,13 @@ from mamba_export.ops.contract import LEADING, TensorSpec
 TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 FLAGS = ("silu", "dt_softplus", "gated", "reverse", "norm_before_gate")
 LIMITS = ("dt_min", "dt_max", "eps")
+UNUSED = ("chunk_size",)
+"""A kernel chooses for itself what it treats at once."""
 
 
-class _Call(ctypes.Structure):
+class KernelCall(ctypes.Structure):
+    """As in kernel_library.cpp."""
+
     _fields_ = (
         ("op", ctypes.c_char_p),
         ("sizes", ctypes.c_int64 * 26),
@@ -62,8 +69,8 @@ class Launch:
         self, library: Any, op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any]
     ) -> None:
         self._library = library
-        by_axes = {(spec.element, spec.axes): t for spec, t in zip(op.inputs, inputs, strict=True)}
-        self.outputs = [torch.empty_like(by_axes[spec.element, spec.axes]) for spec in op.outputs]
+        by_name = {spec.name: t for spec, t in zip(op.inputs, inputs, strict=True)}
+        self.outputs = [torch.empty_like(by_name[source]) for source in op.output_sources]
         self._tensors = [*inputs, *self.outputs]
         for tensor in self._tensors:
             assert tensor.is_cuda
@@ -71,17 +78,7 @@ class Launch:
         self._operands = (ctypes.c_void_p * len(self._tensors))(
             *(tensor.data_ptr() for tensor in self._tensors)
         )
-        self._call = _Call(op=op.name.encode(), sizes=_sizes(op.inputs, inputs))
-        for spec, tensor in zip(op.inputs, inputs, strict=True):
-            if spec.element == "io":
-                self._call.type = TYPES[tensor.dtype]
-            if spec.element == "residual":
-                self._call.residual = TYPES[tensor.dtype]
-        for name, value in attributes.items():
-            if name == "activation":
-                self._call.silu = value == "silu"
-            else:
-                setattr(self._call, name, value)
+        self._call = call_of(op, inputs, attributes)
         size = library.mamba_workspace(ctypes.byref(self._call), self._operands)
         self._workspace = torch.empty(size, dtype=torch.uint8, device=self._tensors[0].device)
 
@@ -93,8 +90,29 @@ class Launch:
             ctypes.c_void_p(self._workspace.data_ptr()),
             ctypes.c_void_p(torch.cuda.current_stream().cuda_stream),
         )
-        assert code == 0, f"CUDA error {code}"
+        if code != 0:
+            raise RuntimeError(f"the launch failed with CUDA error {code}")
         return self.outputs
+
+
+def call_of(op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> KernelCall:
+    """Return what the library wants to know of a call beside its operands."""
+    call = KernelCall(op=op.name.encode(), sizes=_sizes(op.inputs, inputs))
+    for spec, tensor in zip(op.inputs, inputs, strict=True):
+        if spec.element == "io":
+            call.type = TYPES[tensor.dtype]
+        if spec.element == "residual":
+            call.residual = TYPES[tensor.dtype]
+    for name, value in attributes.items():
+        if name == "activation":
+            call.silu = value == "silu"
+        elif name == "ngroups":  # of a norm, whose operands do not have that axis
+            call.sizes[ord("G") - ord("A")] = value
+        elif name in FLAGS or name in LIMITS:
+            setattr(call, name, value)
+        elif name not in UNUSED:
+            raise ValueError(f"the library knows no attribute {name!r}")
+    return call
 
 
 def _sizes(specs: Sequence[TensorSpec], tensors: Sequence[Tensor]) -> Any:

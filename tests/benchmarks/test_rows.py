@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.cpu.rows import judged_row
 from benchmarks.processors import Disturbance
 from benchmarks.report import Verdict
+from benchmarks.rows import judged_row
 from tests.benchmarks.samples import RATIO
 
 

@@ -1,0 +1,1 @@
+"""The rows of the CUDA suite, and `make gpu`."""

@@ -1,0 +1,172 @@
+"""`make gpu`: build the CUDA kernels for this machine's device, test them and measure them.
+
+Before it begins it says what is missing, and what goes on without that. It needs no network and
+installs nothing; of other people's modules it imports none, because those may be what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import nvidia_smi
+from benchmarks.cuda.device import MODULES, architecture
+
+ROOT = Path(__file__).parents[2]
+BUILD = ROOT / "build" / "cuda"
+"""The tests' own directory: they find everything built."""
+CUDA_BIN = Path("/usr/local/cuda/bin")
+"""Where CUDA's compiler is if it is not on the path."""
+
+TOOLS = ("c++", "nvcc", "cmake", "ninja")
+TARGETS = ("cuda_fuzz", "mamba_kernel_library")
+LIBRARY = "mamba_onnxruntime"
+
+# Modules by what needs them.
+TESTS = (*MODULES, "onnxruntime", "pytest")
+SUITE = (*MODULES, "rich")
+MODELS = ("onnxruntime", "tokenizers", "huggingface_hub", "typer")
+PACKAGES = {"onnx_ir": "onnx-ir", "onnxruntime": "onnxruntime-gpu"}
+"""Where the name to install is not that of the module."""
+
+FUZZED = 1000
+"""Inputs of all ops together where pytest cannot run the fuzzer."""
+WORKERS = 4
+TESTS_S = 180.0
+RESERVE_S = 20.0
+"""What a last case may take beyond its budget."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what can be done here.
+
+    Returns:
+        0 when all of it was done and succeeded, else 1.
+    """
+    options = _parser().parse_args(arguments)
+    end = time.monotonic() + options.total - RESERVE_S
+    if shutil.which("nvcc") is None and (CUDA_BIN / "nvcc").is_file():
+        os.environ["PATH"] += f"{os.pathsep}{CUDA_BIN}"
+    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
+    if missing:
+        return _stop(f"cannot build: {', '.join(missing)} not found")
+    device = nvidia_smi.query(nvidia_smi.DEVICE)
+    chosen = options.architectures
+    if not chosen:
+        if device is None:
+            return _stop(
+                "no CUDA device (nvidia-smi finds none): nothing is built, tested or measured; "
+                "to build all the same, say for what: make gpu CUDA_ARCHITECTURES=90a-real"
+            )
+        chosen = architecture(str(device["compute_capability"]))
+    for what, modules in (("tests", TESTS), ("kernels", SUITE), ("whole models", MODELS)):
+        if absent := _absent(modules):
+            names = " ".join(PACKAGES.get(name, name) for name in absent)
+            _say(f"{what} are left out, or most of them; pip install {names}")
+    if not _build(chosen):
+        return _stop("the build failed")
+    if device is None:
+        return _stop(f"built for {chosen}; no CUDA device: nothing is tested or measured")
+    _say(f"{device['name']}, driver {device['driver']}, built for {chosen}")
+    failed = _test()
+    return max(failed, _measure(min(options.budget, end - time.monotonic()), options.results))
+
+
+def _build(architectures: str) -> bool:
+    """Build the kernels and, where ONNX Runtime's headers are, its library of our ops."""
+    # As tests/plugins/test_cuda_kernels.py configures it, so that nothing is compiled twice.
+    defines = {
+        "MAMBA_EXPORT_TESTS": "ON",
+        "MAMBA_EXPORT_CUDA": "ON",
+        "MAMBA_EXPORT_CUDA_ARCHITECTURES": architectures,
+        "MAMBA_EXPORT_ONNXRUNTIME": "AUTO",
+    }
+    configure = ["cmake", "-S", str(ROOT), "-B", str(BUILD), "-G", "Ninja"]
+    configure += [f"-D{name}={value}" for name, value in defines.items()]
+    build = ["cmake", "--build", str(BUILD), "--target"]
+    if _run(configure) or _run([*build, *TARGETS]):
+        return False
+    if not _has_target(LIBRARY):
+        _say("no ONNX Runtime headers (ONNXRUNTIME_ROOT): its sessions will not have our kernels")
+        return True
+    install = ["cmake", "--install", str(BUILD), "--prefix", str(ROOT), "--strip"]
+    return not (_run([*build, LIBRARY]) or _run(install))
+
+
+def _test() -> int:
+    """Run the tests that need a device and no long time, or at least the fuzzer."""
+    if _absent(TESTS):
+        fuzzer = BUILD / "plugins" / "tests" / "cuda_fuzz"
+        return _run([str(fuzzer), "--cases", str(FUZZED), "--seed", "1"])
+    files = [
+        str(file)
+        for file in sorted((ROOT / "tests").rglob("test_*.py"))
+        if "pytest.mark.gpu" in file.read_text()
+    ]
+    workers = [] if _absent(["xdist"]) else ["-n", str(WORKERS)]
+    pytest = [sys.executable, "-m", "pytest", "-q", "-m", "gpu and not slow", *workers]
+    return _run([*pytest, *files], limit_s=TESTS_S)
+
+
+def _measure(budget: float, results: Path | None) -> int:
+    if _absent(SUITE):
+        _say("nothing is measured")
+        return 1
+    record = [] if results is None else ["--results", str(results.absolute())]
+    suite = [sys.executable, "-m", "benchmarks", "--suite", "cuda", "--budget", f"{budget:.0f}"]
+    return _run([*suite, *record])
+
+
+def _absent(modules: Sequence[str]) -> list[str]:
+    return [name for name in modules if importlib.util.find_spec(name) is None]
+
+
+def _has_target(name: str) -> bool:
+    listed = subprocess.run(
+        ["cmake", "--build", str(BUILD), "--target", "help"], capture_output=True, text=True
+    )
+    return any(line.startswith(f"{name}:") for line in listed.stdout.splitlines())
+
+
+def _run(command: Sequence[str], *, limit_s: float | None = None) -> int:
+    """Run a command in the source tree and return 0 or 1."""
+    try:
+        return int(subprocess.run(command, cwd=ROOT, timeout=limit_s).returncode != 0)
+    except subprocess.TimeoutExpired:
+        _say(f"stopped after {limit_s:g} s: {' '.join(command[:4])}")
+        return 1
+
+
+def _say(text: str) -> None:
+    print(f"gpu: {text}", flush=True)
+
+
+def _stop(text: str) -> int:
+    print(f"gpu: {text}", file=sys.stderr, flush=True)
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cuda", description=__doc__)
+    parser.add_argument(
+        "--architectures", default="", help="to compile for, as CMake names them; or this device's"
+    )
+    parser.add_argument(
+        "--budget", type=float, default=400.0, metavar="SECONDS", help="for the measurements"
+    )
+    parser.add_argument("--results", type=Path, default=None, help="directory of the record")
+    parser.add_argument(
+        "--total", type=float, default=580.0, metavar="SECONDS", help="for everything together"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,44 @@
+"""Whether this process has a CUDA device, and what its code is compiled for."""
+
+from __future__ import annotations
+
+import importlib.util
+
+# Matrix products of warp groups exist on 9.0 only in the variant that names this very device.
+VARIANTS = {"90": "90a"}
+
+MODULES = (
+    "ml_dtypes",
+    "numpy",
+    "onnx",
+    "onnx_ir",
+    "onnxscript",
+    "safetensors",
+    "torch",
+    "typing_extensions",
+)
+"""What the declarations of the ops and the tolerances, and so every measurement, import."""
+
+
+def problem() -> str | None:
+    """Return why nothing can be measured on a CUDA device here, or None."""
+    missing = [name for name in MODULES if importlib.util.find_spec(name) is None]
+    if missing:
+        return f"not installed: {', '.join(missing)}"
+    import torch
+
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} here was built without CUDA"
+    if not torch.cuda.is_available():
+        return "no CUDA device"
+    return None
+
+
+def architecture(capability: str) -> str:
+    """Return what CMake calls a device's architecture.
+
+    Args:
+        capability: as nvidia-smi has it, such as "9.0".
+    """
+    number = capability.replace(".", "")
+    return f"{VARIANTS.get(number, number)}-real"

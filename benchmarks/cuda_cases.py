@@ -1,0 +1,246 @@
+"""What the CUDA suite measures, and the limits it must keep: data only.
+
+In the order of importance: a budget leaves out the last ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from benchmarks.cases import (
+    MAMBA2_130M,
+    MAMBA_2_8B,
+    MAMBA_130M,
+    Case,
+    Goal,
+    Shape,
+    at_least,
+)
+
+MAMBA2_2_7B = replace(MAMBA_2_8B, family="mamba2", vocab_size=50288, dstate=128)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FloorsCase(Case):
+    """What this device can do at best, beside which the rest is seen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CudaKernelCase(Case):
+    """One launch of a kernel, operands not in the L2 cache, float16 with a float32 state.
+
+    ``op`` is its torch name; ``batch`` and ``seqlen``, None for a step, are its leading axes.
+    ``goals`` are those of our own figures: ``of_copy``, the share of the bandwidth of a copy that
+    it reaches, counting each operand once, or ``ns_per_token``. ``ratio_goal`` is that of the
+    peer's time over ours.
+    """
+
+    op: str
+    batch: int
+    seqlen: int | None = None
+    ratio_goal: Goal | None = None
+
+    def sizes(self) -> dict[str, int]:
+        """Return the sizes of the operands by axis letter."""
+        shape = self.shape
+        sizes = {"B": self.batch, "N": shape.dstate, "G": shape.ngroups, "K": shape.d_conv}
+        if self.seqlen is not None:
+            sizes["T"] = self.seqlen
+        if self.op == "add_rms_norm":
+            return sizes | {"D": shape.d_model}
+        channels = shape.dim
+        if shape.family == "mamba2":
+            channels += 2 * shape.ngroups * shape.dstate
+        heads = {"H": shape.nheads, "P": shape.headdim}
+        return sizes | {"D": shape.dim, "C": channels} | heads
+
+
+@dataclass(frozen=True, kw_only=True)
+class CudaSpeedCase(Case):
+    """Prefill and decode of a float16 artifact and of peers, in turns.
+
+    ``goals`` maps "decode vs <peer>" and "prefill <seqlen> vs <peer>" to the limits of the ratio of
+    times, and ``step_ms`` to those of a step of ours. ``short_layers`` is how many layers are
+    measured where the budget is short; such rows have no goals: it is another model.
+    """
+
+    batch: int
+    seqlens: tuple[int, ...]
+    peers: tuple[str, ...] = ("mamba_ssm", "mamba_ssm 16-bit state")
+    steps: int = 128
+    blocks: int = 3
+    short_layers: int | None = None
+    step_goal: Goal | None = None
+    ratio_goals: Mapping[str, Goal] = field(default_factory=dict)
+
+
+def _scan(batch: int, seqlen: int, ratio: Goal | None, ns: float | None = None) -> CudaKernelCase:
+    return CudaKernelCase(
+        name=f"kernel.selective_scan.b{batch}.t{seqlen}",
+        about=f"2.8b dimensions, {batch} x {seqlen} tokens",
+        shape=MAMBA_2_8B,
+        op="selective_scan",
+        batch=batch,
+        seqlen=seqlen,
+        goals={} if ns is None else {"ns_per_token": Goal(None, ns)},
+        ratio_goal=ratio,
+    )
+
+
+def _ssd(batch: int, seqlen: int, ratio: Goal, ns: float | None = None) -> CudaKernelCase:
+    return CudaKernelCase(
+        name=f"kernel.ssd_chunk_scan.b{batch}.t{seqlen}",
+        about=f"2.7b dimensions, {batch} x {seqlen} tokens",
+        shape=MAMBA2_2_7B,
+        op="ssd_chunk_scan",
+        batch=batch,
+        seqlen=seqlen,
+        goals={} if ns is None else {"ns_per_token": Goal(None, ns)},
+        ratio_goal=ratio,
+    )
+
+
+def _step(
+    op: str, shape: Shape, batch: int, of_copy: Goal | None = None, ratio: Goal | None = None
+) -> CudaKernelCase:
+    model = "2.7b" if shape is MAMBA2_2_7B else "2.8b"
+    return CudaKernelCase(
+        name=f"kernel.{op}.b{batch}",
+        about=f"{model} dimensions, a step of batch {batch}",
+        shape=shape,
+        op=op,
+        batch=batch,
+        goals={} if of_copy is None else {"of_copy": of_copy},
+        ratio_goal=ratio,
+    )
+
+
+def _stream(op: str, shape: Shape, seqlen: int, of_copy: Goal | None = None) -> CudaKernelCase:
+    return CudaKernelCase(
+        name=f"kernel.{op}.b1.t{seqlen}",
+        about=f"2.8b width, {seqlen} tokens",
+        shape=shape,
+        op=op,
+        batch=1,
+        seqlen=seqlen,
+        goals={} if of_copy is None else {"of_copy": of_copy},
+    )
+
+
+def _speed(
+    name: str,
+    shape: Shape,
+    batch: int,
+    *,
+    step: Goal | None = None,
+    ratios: Mapping[str, Goal] | None = None,
+) -> CudaSpeedCase:
+    # Activations of more tokens than these do not fit the memory beside the weights in every peer.
+    lengths = {1: (512, 4096, 16384), 8: (512, 4096), 64: (512,)}
+    large = shape.d_model > MAMBA_130M.d_model
+    return CudaSpeedCase(
+        name=f"speed.{name}.b{batch}",
+        about=f"{shape.family}, {shape.n_layer} layers of width {shape.d_model}, batch {batch}",
+        shape=shape,
+        batch=batch,
+        seqlens=lengths[batch],
+        short_layers=8 if large else None,
+        step_goal=step,
+        ratio_goals=ratios or {},
+    )
+
+
+_SCAN_RATIO = at_least(1.5, 2.5)
+_SSD_RATIO = at_least(1.8, 3)
+_STATE_COPY = at_least(0.85, 0.92)
+_UPDATE_COPY = at_least(0.80, 0.95)
+
+
+def _first_kernels() -> Iterable[CudaKernelCase]:
+    yield _scan(1, 2048, _SCAN_RATIO, 35)
+    yield _ssd(1, 2048, _SSD_RATIO, 15)
+    yield _step("ssd_state_update", MAMBA2_2_7B, 64, _STATE_COPY, at_least(None, 1.35))
+    yield _scan(1, 16384, _SCAN_RATIO, 35)
+    yield _ssd(8, 2048, _SSD_RATIO, 15)
+    yield _scan(64, 2048, at_least(1.5))
+    yield _ssd(1, 16384, _SSD_RATIO, 15)
+    yield _step("ssd_state_update", MAMBA2_2_7B, 1)
+    yield _step("selective_state_update", MAMBA_2_8B, 1)
+    yield _stream("causal_conv1d", MAMBA_2_8B, 4096, at_least(0.90, 0.95))
+    yield _step("causal_conv1d_update", MAMBA_2_8B, 64, _UPDATE_COPY)
+
+
+def _further_kernels() -> Iterable[CudaKernelCase]:
+    yield _scan(1, 4096, _SCAN_RATIO, 35)
+    yield _ssd(1, 4096, _SSD_RATIO, 15)
+    yield _ssd(8, 4096, _SSD_RATIO, 15)
+    yield _ssd(8, 16384, _SSD_RATIO, 15)
+    yield _scan(1, 128, at_least(1))
+    yield _ssd(1, 128, at_least(3, 10))
+    yield _step("ssd_state_update", MAMBA2_2_7B, 256, _STATE_COPY, at_least(None, 1.35))
+    yield _step("ssd_state_update", MAMBA2_2_7B, 8)
+    yield _step("selective_state_update", MAMBA_2_8B, 64)
+    yield _step("selective_state_update", MAMBA_2_8B, 256)
+    # So few bytes that launching takes the time, not copying.
+    yield _step("causal_conv1d_update", MAMBA_2_8B, 1)
+    yield _step("causal_conv1d_update", MAMBA_2_8B, 256, _UPDATE_COPY)
+    yield _stream("add_rms_norm", MAMBA_2_8B, 4096)
+    yield _stream("gated_rms_norm", MAMBA2_2_7B, 4096)
+    yield _step("add_rms_norm", MAMBA_2_8B, 1)
+    yield _step("gated_rms_norm", MAMBA2_2_7B, 1)
+
+
+_DECODE = "decode vs mamba_ssm"
+_PREFILL = "prefill 4096 vs mamba_ssm"
+_FIRST_SPEEDS = (
+    _speed(
+        "mamba.130m",
+        MAMBA_130M,
+        1,
+        step=Goal(0.300, 0.150),
+        ratios={_DECODE: at_least(1.5, 3)},
+    ),
+    _speed(
+        "mamba.2.8b",
+        MAMBA_2_8B,
+        1,
+        step=Goal(1.85, 1.60),
+        ratios={_DECODE: at_least(1.2, 1.5), _PREFILL: at_least(1.2, 1.5)},
+    ),
+    _speed(
+        "mamba2.2.7b",
+        MAMBA2_2_7B,
+        1,
+        step=Goal(1.90, 1.65),
+        ratios={_DECODE: at_least(1.2, 1.5), _PREFILL: at_least(1.15, 1.25)},
+    ),
+    _speed("mamba2.130m", MAMBA2_130M, 1),
+)
+_MODELS = {
+    "mamba.130m": MAMBA_130M,
+    "mamba2.130m": MAMBA2_130M,
+    "mamba.2.8b": MAMBA_2_8B,
+    "mamba2.2.7b": MAMBA2_2_7B,
+}
+
+CUDA: tuple[Case, ...] = (
+    FloorsCase(name="floors", about="what this device can do at best", shape=MAMBA_2_8B),
+    *_first_kernels(),
+    *_FIRST_SPEEDS,
+    *_further_kernels(),
+    *(_speed(name, shape, batch) for batch in (8, 64) for name, shape in _MODELS.items()),
+    *(
+        CudaSpeedCase(
+            name=f"speed.{family}.130m.transformers",
+            about="24 layers of width 768, batch 1",
+            shape=shape,
+            batch=1,
+            seqlens=(512,),
+            peers=("transformers",),
+            steps=32,
+            blocks=2,
+        )
+        for family, shape in (("mamba", MAMBA_130M), ("mamba2", MAMBA2_130M))
+    ),
+)

@@ -1,0 +1,141 @@
+"""Whole models, every process played by a function."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import cuda_suite
+from benchmarks.cases import Goal, at_least
+from benchmarks.cuda import speed
+from benchmarks.cuda_cases import CudaSpeedCase
+from benchmarks.peers.cuda_speed import CudaSpeed, dump_speed
+from benchmarks.peers.found import Peer, Skip
+from benchmarks.report import Row, Verdict, line
+from benchmarks.setup import Setup
+from benchmarks.worker import WorkerError
+from tests.benchmarks.samples import TINY
+
+CASE = CudaSpeedCase(
+    name="speed.tiny.b2",
+    about="",
+    shape=TINY,
+    batch=2,
+    seqlens=(16, 32),
+    steps=4,
+    peers=("good", "absent", "broken"),
+    step_goal=Goal(2, 0.5),
+    ratio_goals={"decode vs good": at_least(1.5, 3), "prefill 32 vs good": at_least(5)},
+)
+OURS = {
+    "prefill": [{"seqlen": 16, "seconds": [0.01, 0.01]}, {"seqlen": 32, "seconds": [0.02]}],
+    "decode": {"seconds": [0.001] * 4},
+}
+HERE = Peer("1.0")
+THEIRS = CudaSpeed({16: (0.02,) * 3, 32: (0.04,) * 3}, (0.002,) * 3)
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The commands that are run, each answered at once."""
+    ran: list[list[str]] = []
+
+    def output_of(command: list[str], *, limit_s: float) -> str:
+        assert limit_s > 0
+        ran.append(command)
+        if command == ["broken"]:
+            raise WorkerError("exit 1: no such device")
+        if command == ["good"]:
+            return f"a warning\n{dump_speed(THEIRS)}\n"
+        return json.dumps(OURS)
+
+    def peer(name: str, found: Peer | Skip = HERE) -> speed._Peer:
+        return speed._Peer(lambda: found, lambda case, source: [name])
+
+    for name in ("good", "broken"):
+        monkeypatch.setitem(speed._PEERS, name, peer(name))
+    monkeypatch.setitem(speed._PEERS, "absent", peer("absent", Skip("absent is not installed")))
+    monkeypatch.setattr(speed, "problem", lambda: None)
+    monkeypatch.setattr(speed, "runtime_problem", lambda: None)
+    monkeypatch.setattr(speed, "checkpoint", lambda shape, work, dtype: Path("checkpoint"))
+    monkeypatch.setattr(speed, "device_artifact", lambda source, work: Path("artifact"))
+    monkeypatch.setattr(speed, "output_of", output_of)
+    return ran
+
+
+def rows_of(setup: Setup, case: CudaSpeedCase = CASE) -> dict[tuple[str, str], Row]:
+    rows = cuda_suite.run(case, setup)
+    for row in rows:
+        json.dumps(line(row), allow_nan=False)
+    found = {(row.case.removeprefix(f"{case.name}."), row.subject): row for row in rows}
+    assert len(found) == len(rows)
+    return found
+
+
+def test_a_row_for_each_phase_and_side(commands: list[list[str]], tmp_path: Path) -> None:
+    rows = rows_of(Setup(tmp_path))
+    step = rows["decode", "ours"]
+    assert (step.measures["step_ms"], step.verdict) == (pytest.approx(1), Verdict.must)
+    prefill = rows["prefill_32", "ours"]
+    assert prefill.measures["us_per_token"] == pytest.approx(312.5)
+    decode = rows["decode", "good 1.0"]
+    assert (decode.measures["ratio"], decode.verdict) == (pytest.approx(2), Verdict.must)
+    assert rows["prefill_32", "good 1.0"].verdict is Verdict.missed
+    assert rows["prefill_16", "good 1.0"].verdict is Verdict.no_goal
+    assert rows[CASE.name, "absent"].verdict is Verdict.skipped
+    broken = rows[CASE.name, "broken"]
+    assert (broken.verdict, broken.note) == (Verdict.not_run, "exit 1: no such device")
+
+
+def test_parity_comes_first_and_sides_take_turns(commands: list[list[str]], tmp_path: Path) -> None:
+    rows_of(Setup(tmp_path, peer="good"))
+    kinds = [next((w for w in c if w in {"parity", "bench", "good"}), "") for c in commands]
+    assert kinds == ["parity", "bench", "good", "good", "bench", "bench", "good"]
+    bench = " ".join(commands[1])
+    assert "--prefill 16 --prefill 32 --decode 4 --batch 2 --device cuda" in bench
+
+
+def test_ours_that_fails_misses_its_goals(
+    commands: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def output_of(command: list[str], *, limit_s: float) -> str:
+        raise WorkerError("error[parity.failed]: logits differ")
+
+    monkeypatch.setattr(speed, "output_of", output_of)
+    rows = rows_of(Setup(tmp_path, peer="good"))
+    assert {row.verdict for row in rows.values()} == {Verdict.missed}
+    late = rows_of(Setup(tmp_path, peer="good", deadline=time.monotonic() - 1))
+    assert {(row.verdict, row.note) for row in late.values()} == {(Verdict.not_run, "time budget")}
+
+
+def test_without_a_runtime_for_the_device_all_are_skipped(
+    commands: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "runtime_problem", lambda: "no CUDA in it")
+    rows = rows_of(Setup(tmp_path))
+    assert {subject for _, subject in rows} == {"ours", *CASE.peers}
+    assert {(row.verdict, row.note) for row in rows.values()} == {
+        (Verdict.skipped, "no CUDA in it")
+    }
+    assert not commands, "nothing is made for nobody"
+
+
+def test_why_the_runtime_cannot_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    providers: Any = ["CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+    assert "built without CUDA" in str(speed.runtime_problem())
+    providers.append("CUDAExecutionProvider")
+    library = replace(speed.native_library(), problem="it was not built")
+    monkeypatch.setattr(speed, "native_library", lambda: library)
+    assert speed.runtime_problem() == "it was not built"
+    library = replace(library, problem=None, providers=frozenset({"CPUExecutionProvider"}))
+    assert speed.runtime_problem() == "the native ops were built without CUDA kernels"
+    library = replace(library, providers=frozenset(providers))
+    assert speed.runtime_problem() is None
