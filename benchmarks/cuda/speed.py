@@ -26,7 +26,7 @@ from benchmarks.setup import Setup
 from benchmarks.worker import LIMIT_S, WorkerError, ours, output_of
 from mamba_export.dtypes import DType
 from mamba_export.runtime.libraries import native_library
-from mamba_export.runtime.ort_device import CUDA_PROVIDER
+from mamba_export.runtime.libraries import CUDA_PROVIDER
 
 OURS = "ours"
 SECONDS = 6.0

@@ -10,15 +10,16 @@ namespace {
 
 // R: element of the residual stream, T: of the activations; n adjacent channels in one load.
 template <class R, class T, int n>
-__global__ void __launch_bounds__(kRowThreads) add_and_normalise(AddRMSNormParams p) {
+__global__ void __launch_bounds__(kRowThreads) add_and_normalise(AddRMSNormParams p, float share) {
   const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * p.dim;
   const R* const hidden = static_cast<const R*>(p.hidden) + row;
   const T* const delta = static_cast<const T*>(p.delta) + row;
   R* const hidden_out = static_cast<R*>(p.hidden_out) + row;
   T* const y = static_cast<T*>(p.y) + row;
 
+  const auto dim = static_cast<int>(p.dim);
   float squares = 0;
-  for (std::int64_t d = threadIdx.x * n; d < p.dim; d += kRowThreads * n) {
+  for (int d = static_cast<int>(threadIdx.x) * n; d < dim; d += kRowThreads * n) {
     float a[n], b[n];
     load<n>(a, hidden + d);
     load<n>(b, delta + d);
@@ -29,8 +30,8 @@ __global__ void __launch_bounds__(kRowThreads) add_and_normalise(AddRMSNormParam
     }
     store<n>(hidden_out + d, a);
   }
-  const float scale = inverse_rms(block_sum(squares), p.dim, p.eps);
-  for (std::int64_t d = threadIdx.x * n; d < p.dim; d += kRowThreads * n) {
+  const float scale = inverse_rms(block_sum(squares), share, p.eps);
+  for (int d = static_cast<int>(threadIdx.x) * n; d < dim; d += kRowThreads * n) {
     float a[n], weight[n];
     load<n>(a, hidden_out + d);
     load<n>(weight, p.weight + d);
@@ -43,10 +44,12 @@ __global__ void __launch_bounds__(kRowThreads) add_and_normalise(AddRMSNormParam
 template <class R, class T>
 cudaError_t run(const AddRMSNormParams& p, cudaStream_t stream) {
   constexpr int n = kVectorBytes / sizeof(T);
+  if (p.dim > kMaxRow) return cudaErrorInvalidValue;
   const bool wide = p.dim % n == 0 && aligned(p.hidden) && aligned(p.delta) && aligned(p.weight) &&
                     aligned(p.y) && aligned(p.hidden_out);
   const auto kernel = wide ? add_and_normalise<R, T, n> : add_and_normalise<R, T, 1>;
-  return launch(kernel, p.dim > 0 ? p.rows : 0, kRowThreads, 0, stream, p);
+  const float share = 1.0f / static_cast<float>(p.dim);
+  return launch(kernel, p.dim > 0 ? p.rows : 0, kRowThreads, 0, stream, p, share);
 }
 
 }  // namespace

@@ -7,6 +7,7 @@ namespace mamba_export::cuda {
 namespace {
 
 constexpr int kRowThreads = 256;
+constexpr std::int64_t kMaxRow = 0x7fffffff - 8 * kRowThreads;  // positions are 32 bits wide
 
 // The sum over the block's kRowThreads threads, in all of them.
 __device__ __forceinline__ float block_sum(float x) {
@@ -20,9 +21,14 @@ __device__ __forceinline__ float block_sum(float x) {
   return total;
 }
 
-// 1 / sqrt(mean + eps), from the sum of `size` squares.
-__device__ __forceinline__ float inverse_rms(float squares, std::int64_t size, float eps) {
-  return 1.0f / sqrtf(squares / static_cast<float>(size) + eps);
+// 1 / sqrt(squares * share + eps); `share` is 1 over the number of squares.
+__device__ __forceinline__ float inverse_rms(float squares, float share, float eps) {
+  const float x = fmaf(squares, share, eps);
+  // A root that is correctly rounded takes a call, and its registers; this one, and a step of
+  // Newton's method, do not.
+  const float root = rsqrtf(x);
+  const float better = fmaf(0.5f * root, fmaf(-x * root, root, 1.0f), root);
+  return x > 0.0f && x < INFINITY ? better : root;
 }
 
 }  // namespace

@@ -10,8 +10,9 @@ namespace {
 
 // n adjacent channels in one load.
 template <class T, int n, bool kNormBeforeGate>
-__global__ void __launch_bounds__(kRowThreads) gate_and_normalise(GatedRMSNormParams p) {
-  const std::int64_t width = p.dim / p.ngroups;
+__global__ void __launch_bounds__(kRowThreads)
+    gate_and_normalise(GatedRMSNormParams p, float share) {
+  const auto width = static_cast<int>(p.dim / p.ngroups);
   const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * width;  // of all rows
   const T* const x = static_cast<const T*>(p.x) + first;
   const T* const z = static_cast<const T*>(p.z) + first;
@@ -19,7 +20,7 @@ __global__ void __launch_bounds__(kRowThreads) gate_and_normalise(GatedRMSNormPa
   T* const y = static_cast<T*>(p.y) + first;
 
   float squares = 0;
-  for (std::int64_t d = threadIdx.x * n; d < width; d += kRowThreads * n) {
+  for (int d = static_cast<int>(threadIdx.x) * n; d < width; d += kRowThreads * n) {
     float v[n], gate[n];
     load<n>(v, x + d);
     if (!kNormBeforeGate) load<n>(gate, z + d);
@@ -29,8 +30,8 @@ __global__ void __launch_bounds__(kRowThreads) gate_and_normalise(GatedRMSNormPa
       squares = fmaf(v[i], v[i], squares);
     }
   }
-  const float scale = inverse_rms(block_sum(squares), width, p.eps);
-  for (std::int64_t d = threadIdx.x * n; d < width; d += kRowThreads * n) {
+  const float scale = inverse_rms(block_sum(squares), share, p.eps);
+  for (int d = static_cast<int>(threadIdx.x) * n; d < width; d += kRowThreads * n) {
     float v[n], gate[n], w[n];
     load<n>(v, x + d);
     load<n>(gate, z + d);
@@ -48,12 +49,14 @@ template <class T, int n>
 cudaError_t run(const GatedRMSNormParams& p, cudaStream_t stream) {
   const auto kernel =
       p.norm_before_gate ? gate_and_normalise<T, n, true> : gate_and_normalise<T, n, false>;
-  return launch(kernel, p.dim > 0 ? p.rows * p.ngroups : 0, kRowThreads, 0, stream, p);
+  const float share = static_cast<float>(p.ngroups) / static_cast<float>(p.dim);
+  return launch(kernel, p.dim > 0 ? p.rows * p.ngroups : 0, kRowThreads, 0, stream, p, share);
 }
 
 template <class T>
 cudaError_t choose_vector(const GatedRMSNormParams& p, cudaStream_t stream) {
   constexpr int n = kVectorBytes / sizeof(T);
+  if (p.dim > kMaxRow) return cudaErrorInvalidValue;
   const bool wide = p.dim / p.ngroups % n == 0 && aligned(p.x) && aligned(p.z) &&
                     aligned(p.weight) && aligned(p.y);
   return wide ? run<T, n>(p, stream) : run<T, 1>(p, stream);

@@ -85,9 +85,12 @@ def _source(op: str) -> str:
 def _rest(program: str) -> list[str]:
     """Return the objects and archives of a program; the linker takes no twin of what is changed."""
     built = ROOT / "build" / "mutations" / "plugins"
-    objects = sorted((built / "tests" / "CMakeFiles" / f"{program}.dir").glob("*.o"))
+    made = built / "tests" / "CMakeFiles"
+    objects = sorted((made / f"{program}.dir").glob("*.o"))
+    if program == "kernel_fuzz":
+        objects += sorted((made / "mamba_fuzz.dir").glob("*.o"))
     if program == "math_test":
-        probes = sorted((built / "tests" / "CMakeFiles").glob("math_probe_*.dir/*.o"))
+        probes = sorted(made.glob("math_probe_*.dir/*.o"))
         objects += [probe for probe in probes if probe.parent.name != f"math_probe_{ISA}.dir"]
     archives = [built / "tests" / "libmamba_test_cases.a", built / "kernels" / "libmamba_kernels.a"]
     return [str(path) for path in (*objects, *archives)]
