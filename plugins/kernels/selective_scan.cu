@@ -19,6 +19,7 @@ namespace {
 // ---- walks over the sequence --------------------------------------------------------------------
 
 constexpr int kThreads = 128;
+constexpr int kBlocks = 3;   // of a multiprocessor, for the walks; with a fourth some would spill
 constexpr int kStates = 16;  // of a thread
 constexpr int kWidth = 4;    // adjacent ones among them
 constexpr int kTile = 1024;  // elements of B, and of C, that are in shared memory at a time
@@ -84,7 +85,7 @@ struct Slice {
 // One segment of a row, for the channels of a block. kFull: no thread has states beyond the
 // tensor's. kFirst: the first pass, for all segments but the last, which nobody starts after.
 template <class T, bool kFull, bool kFirst>
-__global__ void __launch_bounds__(kThreads) walk(Scan scan) {
+__global__ void __launch_bounds__(kThreads, kBlocks) walk(Scan scan) {
   const SelectiveScanParams& p = scan.p;
   unsigned block = blockIdx.x;
   const unsigned chunk = block % scan.blocks;

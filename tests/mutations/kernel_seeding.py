@@ -46,13 +46,13 @@ def run_check(check: str, bug: Bug | None = None) -> tuple[int, str]:
         copy = directory / "kernels"
         shutil.copytree(KERNELS, copy)
         if bug is not None:
-            _change(copy / bug.file, bug.replacements)
+            change(copy / bug.file, bug.replacements)
         source = TESTS / "math_probe_isa.cpp" if kind == "math" else copy / _source(op)
         changed = directory / "changed.o"
         includes = [f"-I{path}" for path in (copy, TESTS, TESTS.parent)]
-        _compile([*FLAGS, *includes, "-c", str(source), "-o", str(changed)])
+        compile_cpp([*FLAGS, *includes, "-c", str(source), "-o", str(changed)])
         program = directory / "program"
-        _compile([str(changed), *_rest(PROGRAMS[kind]), "-pthread", "-o", str(program)])
+        compile_cpp([str(changed), *_rest(PROGRAMS[kind]), "-pthread", "-o", str(program)])
         arguments: list[str | int] = []
         if kind != "math":
             arguments += ["--op", op, "--isa", ISA]
@@ -61,7 +61,12 @@ def run_check(check: str, bug: Bug | None = None) -> tuple[int, str]:
         return run(program, *arguments, timeout=300)
 
 
-def _change(file: Path, replacements: Sequence[tuple[str, str]]) -> None:
+def change(file: Path, replacements: Sequence[tuple[str, str]]) -> None:
+    """Replace texts in a file.
+
+    Raises:
+        LookupError: one is not there exactly once.
+    """
     text = file.read_text()
     for old, new in replacements:
         if text.count(old) != 1:
@@ -96,7 +101,12 @@ def _rest(program: str) -> list[str]:
     return [str(path) for path in (*objects, *archives)]
 
 
-def _compile(arguments: Sequence[str]) -> None:
+def compile_cpp(arguments: Sequence[str]) -> None:
+    """Run the C++ compiler.
+
+    Raises:
+        subprocess.CalledProcessError: with its messages.
+    """
     done = subprocess.run(["c++", *arguments], capture_output=True, text=True)
     if done.returncode:
         raise subprocess.CalledProcessError(done.returncode, "c++", done.stdout + done.stderr)
