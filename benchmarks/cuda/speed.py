@@ -25,8 +25,7 @@ from benchmarks.rows import comparison_row, judged_row
 from benchmarks.setup import Setup
 from benchmarks.worker import LIMIT_S, WorkerError, ours, output_of
 from mamba_export.dtypes import DType
-from mamba_export.runtime.libraries import native_library
-from mamba_export.runtime.libraries import CUDA_PROVIDER
+from mamba_export.runtime.libraries import CUDA_PROVIDER, native_library
 
 OURS = "ours"
 SECONDS = 6.0
