@@ -45,7 +45,7 @@ class NativeLibrary:
     path: Path | None
     cpu_isa: str | None = None
     ops: Mapping[str, int] = field(default_factory=dict)
-    providers: frozenset[str] = frozenset()
+    providers: tuple[str, ...] = ()
     problem: str | None = None
     fix: str = ""
 
@@ -124,7 +124,7 @@ def inspect_library(package: list[Path]) -> NativeLibrary:
         path,
         isa().decode(),
         {op: int(version.removeprefix("v")) for op, version, _ in heads},
-        frozenset(provider for *_, provider in heads),
+        tuple(dict.fromkeys(provider for *_, provider in heads)),
         fix=fix,
     )
 

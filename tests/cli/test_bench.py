@@ -14,6 +14,7 @@ from tests.exported import Exports
 RESULT = Benchmark(
     path="tiny",
     batch=2,
+    device="cpu",
     threads=4,
     kernels="avx2",
     load_seconds=0.25,
@@ -42,6 +43,7 @@ DEFAULTS = {
     "prefill": (64, 512, 2048),
     "decode": 128,
     "batch": 1,
+    "device": "cpu",
     "threads": None,
     "native": True,
     "logits": "last",
@@ -57,6 +59,7 @@ DEFAULTS = {
         ("--decode 3", {"decode": 3}),
         ("--batch 5", {"batch": 5}),
         ("--threads 2", {"threads": 2}),
+        ("--device cuda:1", {"device": "cuda:1"}),
         ("--no-native", {"native": False}),
         ("--logits all", {"logits": "all"}),
         ("--seconds 0.5", {"seconds": 0.5}),

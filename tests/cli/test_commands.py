@@ -94,7 +94,7 @@ def test_run_json_is_one_document_without_streamed_text(cli, library) -> None:
     assert found.json["options"]["stop"] == [0, 100], "the artifact's own end comes first"
     assert library.called("open_session") == (
         (library.artifact,),
-        {"threads": 2, "verify": True, "native": True},
+        {"device": "cpu", "threads": 2, "verify": True, "native": True},
     )
 
 
@@ -162,14 +162,24 @@ def pages(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 def test_parity_passes_every_option(cli, library, pages) -> None:
     arguments = "parity tiny --against source --reference transformers --tokens 9 --steps 3"
-    more = ("--seed", 7, "--no-native", "--report", "page.html", "--format", "json")
+    more = (
+        "--seed",
+        7,
+        "--no-native",
+        "--device",
+        "cuda:1",
+        "--report",
+        "page.html",
+        "--format",
+        "json",
+    )
     found = cli(*arguments.split(), *more)
     assert found.code == 0, found.stdout
     args, kwargs = library.called("check_parity")
     assert args == (Path("tiny"), "source")
     assert kwargs.pop("reference").value == "transformers"
     assert callable(kwargs.pop("progress"))
-    assert kwargs == {"tokens": 9, "steps": 3, "seed": 7, "native": False}
+    assert kwargs == {"tokens": 9, "steps": 3, "seed": 7, "device": "cuda:1", "native": False}
     assert pages == [Path("page.html")]
     assert found.json["passed"] is True
 

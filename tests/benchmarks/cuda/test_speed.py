@@ -135,7 +135,7 @@ def test_why_the_runtime_cannot_is_said(monkeypatch: pytest.MonkeyPatch) -> None
     library = replace(speed.native_library(), problem="it was not built")
     monkeypatch.setattr(speed, "native_library", lambda: library)
     assert speed.runtime_problem() == "it was not built"
-    library = replace(library, problem=None, providers=frozenset({"CPUExecutionProvider"}))
+    library = replace(library, problem=None, providers=("CPUExecutionProvider",))
     assert speed.runtime_problem() == "the native ops were built without CUDA kernels"
-    library = replace(library, providers=frozenset(providers))
+    library = replace(library, providers=tuple(providers))
     assert speed.runtime_problem() is None
