@@ -9,46 +9,61 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import Self
 
+_COMPARE = ctypes.CDLL(None).memcmp
+_COMPARE.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _LEAST_BYTES = 256 * 2**20
 _MOST_BYTES = 2 * 2**30
 _CACHE_MULTIPLE = 8
 
 
-def read_bandwidth(threads: int | None = None, *, passes: int = 25) -> float:
-    """Measure the bytes a second that threads together read from memory.
+class BandwidthMeter:
+    """Measures the bytes a second that threads together read from memory.
 
     Every thread compares the two equal halves of its share of a buffer that no cache holds. The
     comparison is the C library's `memcmp`: it is vectorised for the machine it runs on, releases
     Python's lock, and stores nothing.
 
-    The fastest pass counts. What slows another one down is not the memory but who else uses it, and
-    a median would be beaten by any program that is measured in a better moment.
-
     Args:
         threads: how many; None is one a processor that this process may use.
-        passes: over the buffer, 1 or more.
     """
-    count = threads or len(os.sched_getaffinity(0))
-    compare = ctypes.CDLL(None).memcmp
-    compare.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
-    half = _buffer_bytes() // (2 * count)
-    # Not zeros: those would all be one page of the kernel's.
-    buffer = np.ones(2 * half * count, np.uint8)
-    addresses = [buffer.ctypes.data + 2 * half * index for index in range(count)]
 
-    def read(address: int) -> None:
-        compare(address, address + half, half)
+    def __init__(self, threads: int | None = None) -> None:
+        count = threads or len(os.sched_getaffinity(0))
+        half = _buffer_bytes() // (2 * count)
+        # Not zeros: those would all be one page of the kernel's.
+        self._buffer: NDArray[np.uint8] | None = np.ones(2 * half * count, np.uint8)
+        self._bytes = self._buffer.nbytes
+        start = self._buffer.ctypes.data
+        self._halves = [
+            (start + 2 * half * index, start + 2 * half * index + half, half)
+            for index in range(count)
+        ]
+        self._pool = ThreadPoolExecutor(count)
+        self._pass()  # starts the threads
 
-    def seconds(pool: ThreadPoolExecutor) -> float:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._pool.shutdown()
+        self._buffer = None
+
+    def read(self, passes: int = 20) -> float:
+        """Return the bytes a second of the fastest of some passes over the buffer.
+
+        What slows another one down is not the memory but who else uses it. A runtime's threads
+        spin for some 50 ms after their work: the default takes longer than that.
+        """
+        return self._bytes / min(self._pass() for _ in range(passes))
+
+    def _pass(self) -> float:
         start = time.perf_counter()
-        list(pool.map(read, addresses))
+        list(self._pool.map(lambda halves: _COMPARE(*halves), self._halves))
         return time.perf_counter() - start
-
-    with ThreadPoolExecutor(count) as pool:
-        list(pool.map(read, addresses))
-        return buffer.nbytes / min(seconds(pool) for _ in range(passes))
 
 
 def _buffer_bytes() -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import re
 import time
@@ -13,11 +15,12 @@ import numpy as np
 import onnx_ir as ir
 
 from mamba_export.graph.artifact import Artifact
-from mamba_export.runtime.bandwidth import read_bandwidth
+from mamba_export.runtime.bandwidth import BandwidthMeter
 from mamba_export.runtime.ort_session import OrtSession
 from mamba_export.runtime.session import Ids, Logits, Session
 
 _WARM_STEPS = 8
+_GROUPS = 8  # of the steps, with a reading of the bandwidth around each
 _MOST_PREFILLS = 100
 # These read the rows they are asked for; every other node reads an initializer whole.
 _GATHERS = {"Gather", "GatherBlockQuantized"}
@@ -59,12 +62,16 @@ class Traffic:
     bytes_per_second: float
     """At the median step."""
     read_bandwidth: float | None
-    """Bytes a second of the CPU at best, measured with as many threads, before and after the steps.
+    """Bytes a second that as many threads of the CPU read, the median of readings between steps.
 
     None on a device, whose memory is not measured.
     """
     share: float | None
-    """Of the bandwidth; a model that fits a cache can pass 1."""
+    """Of the bandwidth; a model that fits a cache can pass 1.
+
+    The median over groups of steps, each against the better of the readings before and after it:
+    what other programs leave of the memory changes from one moment to the next.
+    """
 
 
 @dataclass(frozen=True)
@@ -134,10 +141,9 @@ def benchmark(
         # than a prompt did, and if they do, it is still resident after them.
         _, peak = _memory()
         on_cpu = session.device.kind == "cpu"
-        before = read_bandwidth(threads) if on_cpu else 0.0
-        speed = _decode(session, prompts[0], decode, share)
+        with BandwidthMeter(threads) if on_cpu else contextlib.nullcontext() as meter:
+            groups, readings = _decode(session, prompts[0], decode, share, meter)
         resident, _ = _memory()
-    bandwidth = max(before, read_bandwidth(threads)) if on_cpu else None
     return Benchmark(
         path=str(path),
         batch=batch,
@@ -146,8 +152,8 @@ def benchmark(
         kernels=session.kernels,
         load_seconds=load_seconds,
         prefill=prefills,
-        decode=speed,
-        traffic=_traffic(artifact, batch, speed, bandwidth),
+        decode=_decode_speed(groups, batch),
+        traffic=_traffic(artifact, batch, groups, readings),
         loaded_bytes=loaded,
         peak_bytes=max(peak, resident) if peak and resident else None,
     )
@@ -176,7 +182,10 @@ def _prefill(session: Session, prompt: Ids, logits: Logits, seconds: float) -> P
     return PrefillSpeed(prompt.shape[1], prompt.size / percentile(samples, 50), samples)
 
 
-def _decode(session: Session, prompt: Ids, steps: int, seconds: float) -> DecodeSpeed:
+def _decode(
+    session: Session, prompt: Ids, steps: int, seconds: float, meter: BandwidthMeter | None
+) -> tuple[list[tuple[float, ...]], list[float]]:
+    """Return the seconds of every step, in groups, and the bandwidth before, between and after."""
     logits, state = session.prefill(prompt, logits="last")
     tokens = logits[:, 0, : session.vocab_size].argmax(-1)
 
@@ -187,9 +196,22 @@ def _decode(session: Session, prompt: Ids, steps: int, seconds: float) -> Decode
 
     for _ in range(_WARM_STEPS):
         step()
-    samples = _timed(step, seconds, steps)
+    readings = [meter.read()] if meter else []
+    groups: list[tuple[float, ...]] = []
+    number = min(steps, _GROUPS)
+    for group in range(number):
+        if groups and sum(map(sum, groups)) >= seconds:
+            break
+        most = steps * (group + 1) // number - steps * group // number
+        groups.append(_timed(step, seconds / number, most))
+        readings += [meter.read()] if meter else []
+    return groups, readings
+
+
+def _decode_speed(groups: list[tuple[float, ...]], batch: int) -> DecodeSpeed:
+    samples = tuple(itertools.chain.from_iterable(groups))
     p50, p90, p99 = (1e3 * percentile(samples, percent) for percent in (50, 90, 99))
-    return DecodeSpeed(1e3 * len(prompt) / p50, p50, p90, p99, samples)
+    return DecodeSpeed(1e3 * batch / p50, p50, p90, p99, samples)
 
 
 def _timed(run: Callable[[], object], seconds: float, most: int) -> tuple[float, ...]:
@@ -204,7 +226,7 @@ def _timed(run: Callable[[], object], seconds: float, most: int) -> tuple[float,
 
 
 def _traffic(
-    artifact: Artifact, batch: int, decode: DecodeSpeed, bandwidth: float | None
+    artifact: Artifact, batch: int, groups: list[tuple[float, ...]], readings: list[float]
 ) -> Traffic:
     graph = artifact.graph("step") or artifact.graph("model")
     assert graph is not None  # every artifact has a model
@@ -212,9 +234,16 @@ def _traffic(
     states = artifact.manifest.states
     elements = sum(int(np.prod(spec.shape)) * spec.dtype.itemsize for spec in states)
     state = 2 * batch * elements
-    speed = (weights + state) / (decode.p50_ms / 1e3)
-    share = None if bandwidth is None else speed / bandwidth
-    return Traffic(weights, state, (weights + state) / batch, speed, bandwidth, share)
+    moved = weights + state
+    speed = moved / percentile(list(itertools.chain.from_iterable(groups)), 50)
+    if not readings:
+        return Traffic(weights, state, moved / batch, speed, None, None)
+    shares = [
+        moved / percentile(group, 50) / max(around)
+        for group, around in zip(groups, itertools.pairwise(readings), strict=True)
+    ]
+    share = percentile(shares, 50)
+    return Traffic(weights, state, moved / batch, speed, percentile(readings, 50), share)
 
 
 def _memory() -> tuple[int | None, int | None]:

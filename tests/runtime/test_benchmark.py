@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from typing_extensions import Self
 
 from mamba_export.errors import MissingInputError
 from mamba_export.runtime import benchmark as module
@@ -14,11 +15,33 @@ from mamba_export.runtime.benchmark import benchmark, percentile, weight_bytes
 from tests.exported import Exports
 
 QUICK = {"prefill": (3, 8), "decode": 6, "seconds": 0.05, "threads": 1}
+KNOWN = {"prefill": (3,), "seconds": 100.0, "threads": 1}
+"""With a number of steps; no time ends them."""
+
+
+class Meter:
+    """Readings that are known; the last one goes on."""
+
+    def __init__(self, readings: list[float]) -> None:
+        self.left = readings
+        self.closed = False
+
+    def __call__(self, threads: int | None) -> Self:
+        return self
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.closed = True
+
+    def read(self) -> float:
+        return self.left.pop(0) if len(self.left) > 1 else self.left[0]
 
 
 @pytest.fixture(autouse=True)
 def known_bandwidth(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "read_bandwidth", lambda threads: 1e9)
+    monkeypatch.setattr(module, "BandwidthMeter", Meter([1e9]))
 
 
 @pytest.mark.parametrize(
@@ -49,19 +72,49 @@ def test_figures_agree_with_each_other(exports: Exports, family: str, step: bool
     moved = traffic.weight_bytes + traffic.state_bytes
     assert traffic.bytes_per_token == pytest.approx(moved / 3)
     assert traffic.bytes_per_second == pytest.approx(moved / decode.p50_ms * 1e3)
-    assert traffic.share == pytest.approx(traffic.bytes_per_second / 1e9)
+    assert traffic.read_bandwidth == 1e9
+    assert traffic.share is not None
     assert 0 < (found.loaded_bytes or 0) <= (found.peak_bytes or 0)
     assert found.load_seconds > 0
 
 
-@pytest.mark.parametrize("readings", [(1e9, 3e9), (3e9, 1e9)], ids=["after", "before"])
-def test_the_better_reading_of_the_bandwidth_counts(
-    exports: Exports, monkeypatch: pytest.MonkeyPatch, readings: tuple[float, float]
+def test_the_bandwidth_is_read_around_each_group_of_steps(
+    exports: Exports, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    left = list(readings)
-    monkeypatch.setattr(module, "read_bandwidth", lambda threads: left.pop(0))
-    assert benchmark(exports("mamba"), **QUICK).traffic.read_bandwidth == 3e9
-    assert left == []
+    meter = Meter([3e9, 1e9, 2e9, 5e9])
+    monkeypatch.setattr(module, "BandwidthMeter", meter)
+    traffic = benchmark(exports("mamba"), **KNOWN, decode=3).traffic
+    assert meter.left == [5e9], "before the first group and after each of three"
+    assert meter.closed
+    assert traffic.read_bandwidth == 2.5e9
+
+
+def test_each_group_is_held_against_the_better_reading_around_it(
+    exports: Exports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BandwidthMeter", Meter([3e9, 1e9, 2e9, 5e9]))
+    seconds = iter([1.0, 0.25, 0.5, 1.0])  # of a prefill and of the three groups
+    monkeypatch.setattr(module, "_timed", lambda *_: (next(seconds),))
+    traffic = benchmark(exports("mamba"), **KNOWN, decode=3).traffic
+    # In units of what is moved, over 1e9: 4/3, 2/2 and 1/5.
+    assert traffic.share == pytest.approx((traffic.weight_bytes + traffic.state_bytes) / 1e9)
+
+
+@pytest.mark.parametrize("steps", [1, 7, 8, 21])
+def test_groups_are_all_steps(
+    exports: Exports, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    asked: list[int] = []
+
+    def timed(run: Any, seconds: float, most: int) -> tuple[float, ...]:
+        asked.append(most)
+        return (1.0,) * most
+
+    monkeypatch.setattr(module, "_timed", timed)
+    found = benchmark(exports("mamba"), **KNOWN, decode=steps)
+    assert len(found.decode.seconds) == steps
+    assert sum(asked[1:]) == steps
+    assert len(asked[1:]) == min(steps, 8)
 
 
 def test_the_buffer_of_the_bandwidth_is_no_memory_of_the_model(
@@ -69,15 +122,16 @@ def test_the_buffer_of_the_bandwidth_is_no_memory_of_the_model(
 ) -> None:
     highest: list[int] = []
 
-    def read_bandwidth(threads: int | None) -> float:
-        resident, most = module._memory()
-        assert resident is not None
-        assert most is not None
-        highest.append(most)
-        np.ones(most - resident + 2**26, np.uint8)
-        return 1e9
+    class Large(Meter):
+        def read(self) -> float:
+            resident, most = module._memory()
+            assert resident is not None
+            assert most is not None
+            highest.append(most)
+            np.ones(most - resident + 2**26, np.uint8)
+            return 1e9
 
-    monkeypatch.setattr(module, "read_bandwidth", read_bandwidth)
+    monkeypatch.setattr(module, "BandwidthMeter", Large([]))
     found = benchmark(exports("mamba"), **QUICK)
     assert highest[1] > highest[0] + 2**25, "the system counts it"
     assert (found.peak_bytes or 0) < highest[0] + 2**25
