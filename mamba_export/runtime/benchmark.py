@@ -16,6 +16,8 @@ import onnx_ir as ir
 
 from mamba_export.graph.artifact import Artifact
 from mamba_export.runtime.bandwidth import BandwidthMeter
+from mamba_export.runtime.decoder import open_decoder
+from mamba_export.runtime.generate import GenerateOptions
 from mamba_export.runtime.ort_session import OrtSession
 from mamba_export.runtime.session import Ids, Logits, Session
 
@@ -187,12 +189,16 @@ def _decode(
 ) -> tuple[list[tuple[float, ...]], list[float]]:
     """Return the seconds of every step, in groups, and the bandwidth before, between and after."""
     logits, state = session.prefill(prompt, logits="last")
-    tokens = logits[:, 0, : session.vocab_size].argmax(-1)
+    rows = range(len(prompt))
+    seen = np.zeros((len(prompt), session.vocab_size), np.bool_)
+    generators = [np.random.default_rng(row) for row in rows]
+    greedy = GenerateOptions().sampling
+    decoder = open_decoder(session, logits[:, 0], state, greedy, seen, generators)
+    decoder.choose(rows)
 
     def step() -> None:
-        nonlocal tokens, state
-        logits, state = session.step(tokens, state, in_place=True)
-        tokens = logits[:, : session.vocab_size].argmax(-1)
+        decoder.step()
+        decoder.choose(rows)
 
     for _ in range(_WARM_STEPS):
         step()

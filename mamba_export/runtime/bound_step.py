@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
 from mamba_export.runtime.ort_device import OrtDevice
 
 if TYPE_CHECKING:
@@ -49,7 +46,7 @@ class BoundStep:
         bindings: one that overwrites the states it reads, or two that read what the other wrote:
             under a captured CUDA graph a state may not be read and written in one place.
         states: what each of them leaves behind, in the order of the manifest's states.
-        ids: input_ids [B,1] of all of them.
+        ids: input_ids [B,1] of all of them, for whoever runs the step to fill.
         logits: [B,1,V] of all of them.
         run_options: of each.
     """
@@ -64,8 +61,8 @@ class BoundStep:
     ) -> None:
         self._bindings = bindings
         self._states = states
-        self._ids = ids
-        self._logits = logits
+        self.ids = ids
+        self.logits = logits
         self._run_options = run_options
         self._turn = 0
 
@@ -74,10 +71,9 @@ class BoundStep:
         """The session that it runs in."""
         return self._bindings[0].session
 
-    def run(self, ids: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float32], list[Any]]:
-        """Advance the states by ids [B,1]; return a copy of the logits [B,V] and where they are."""
-        self._ids.update_inplace(ids)
+    def run(self) -> list[Any]:
+        """Advance the states by the ids; return where the states are."""
         turn = self._turn
         self._bindings[turn].run(self._run_options[turn])
         self._turn = (turn + 1) % len(self._bindings)
-        return self._logits.numpy()[:, 0].copy(), self._states[turn]
+        return self._states[turn]

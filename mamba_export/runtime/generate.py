@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from mamba_export.errors import ArtifactError, ParityError, UsageError
-from mamba_export.runtime.sampling import choose
+from mamba_export.runtime.decoder import NO_TOKEN, open_decoder
+from mamba_export.runtime.sampling import Sampling
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,7 +24,6 @@ FinishReason = Literal["stop", "length"]
 
 # Tokens of a prompt that run at once: activations take memory in proportion to it.
 _CHUNK = 512
-_NONE_SEEN = np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +77,16 @@ class GenerateOptions:
                 found=self.temperature,
             )
 
+    @property
+    def sampling(self) -> Sampling:
+        """How to choose, without when to end."""
+        return Sampling(
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            repetition_penalty=self.repetition_penalty,
+        )
+
 
 @dataclass(frozen=True)
 class Generation:
@@ -99,12 +109,10 @@ class Generation:
 
 @dataclass(eq=False)
 class _Row:
-    """A prompt while it grows. `seen` marks the ids that the repetition penalty applies to."""
+    """A prompt while it grows."""
 
     index: int
     prompt_tokens: int
-    rng: np.random.Generator
-    seen: NDArray[np.bool_]
     tokens: list[int] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     prefill_seconds: float = 0.0
@@ -141,31 +149,33 @@ def generate(
     _check_prompts(prompts, session.vocab_size)
     if not prompts:
         return []
-    rows = [_start(index, prompt, options.seed, session) for index, prompt in enumerate(prompts)]
+    rows = [_Row(index, len(prompt)) for index, prompt in enumerate(prompts)]
     logits, state = _prefill(session, prompts, rows)
     started = time.perf_counter()
+    seen = np.zeros((len(prompts), session.vocab_size), dtype=np.bool_)
+    for index, prompt in enumerate(prompts):
+        seen[index, np.asarray(prompt, dtype=np.int64)] = True
+    generators = [np.random.default_rng([options.seed, row.index]) for row in rows]
+    decoder = open_decoder(session, logits, state, options.sampling, seen, generators)
     active = rows
     while True:
-        for row, row_logits in zip(active, logits, strict=True):
-            if row.finish_reason is None:
-                _advance(row, row_logits[: session.vocab_size], options, on_token)
-                row.decode_seconds = time.perf_counter() - started
-        unfinished = [row for row in active if row.finish_reason is None]
+        growing = [place for place, row in enumerate(active) if row.finish_reason is None]
+        tokens = decoder.choose(growing)
+        for place in growing:
+            row, token = active[place], int(tokens[place])
+            if token == NO_TOKEN:
+                raise _not_finite(decoder.logits(place), row)
+            _append(row, token, options, on_token)
+            row.decode_seconds = time.perf_counter() - started
+        unfinished = [place for place in growing if active[place].finish_reason is None]
         if not unfinished:
             return [_finished(row) for row in rows]
         # Dropping rows copies the state: worth it once half of the work would be for nothing.
         if 2 * len(unfinished) <= len(active):
-            state = _select(session, state, [row.finish_reason is None for row in active])
-            active = unfinished
-        # A finished row that is still in the batch gets its last token again; nobody looks.
-        last = np.array([row.tokens[-1] if row.tokens else 0 for row in active], dtype=np.int64)
-        logits, state = session.step(last, state, in_place=True)
-
-
-def _start(index: int, prompt: Sequence[int], seed: int, session: Session) -> _Row:
-    seen = np.zeros(session.vocab_size, dtype=np.bool_)
-    seen[np.asarray(prompt, dtype=np.int64)] = True
-    return _Row(index, len(prompt), np.random.default_rng([seed, index]), seen)
+            decoder.keep(unfinished)
+            active = [active[place] for place in unfinished]
+        # A finished row that is still in the batch goes on with any token; nobody looks.
+        decoder.step()
 
 
 def _prefill(
@@ -217,37 +227,21 @@ def _prefill_together(
     return last, state
 
 
-def _advance(
+def _append(
     row: _Row,
-    logits: NDArray[np.float32],
+    token: int,
     options: GenerateOptions,
     on_token: Callable[[int, int], None] | None,
 ) -> None:
-    """Choose the next token of one row, and see whether the row ends."""
-    _check_finite(logits, row)
-    token = choose(
-        logits,
-        _NONE_SEEN if options.repetition_penalty == 1 else np.flatnonzero(row.seen),
-        row.rng,
-        temperature=options.temperature,
-        top_k=options.top_k,
-        top_p=options.top_p,
-        repetition_penalty=options.repetition_penalty,
-    )
+    """Add a token to a row, and see whether the row ends."""
     if token in options.stop:
         row.finish_reason = "stop"
         return
     row.tokens.append(token)
-    row.seen[token] = True
     if on_token is not None:
         on_token(row.index, token)
     if len(row.tokens) == options.max_new_tokens:
         row.finish_reason = "length"
-
-
-def _select(session: Session, state: State, kept: list[bool]) -> State:
-    arrays = state.arrays()
-    return session.state_from_arrays({name: array[kept] for name, array in arrays.items()})
 
 
 def _finished(row: _Row) -> Generation:
@@ -292,16 +286,14 @@ def _check_prompts(prompts: Sequence[Sequence[int]], vocab_size: int) -> None:
                 )
 
 
-def _check_finite(logits: NDArray[np.float32], row: _Row) -> None:
-    finite = np.isfinite(logits)
-    if not finite.all():
-        worst = int(finite.argmin())
-        position = row.prompt_tokens + len(row.tokens)
-        raise ParityError(
-            f"a logit of prompts[{row.index}] is no number after {len(row.tokens)} new tokens",
-            hint="check the checkpoint for NaN weights; for float16, export with --dtype float32",
-            code="session.nonfinite_logits",
-            tensor="logits",
-            expected="finite values",
-            found=f"{logits[worst]} for token {worst} at position {position}",
-        )
+def _not_finite(logits: NDArray[np.float32], row: _Row) -> ParityError:
+    worst = int(np.isfinite(logits).argmin())
+    position = row.prompt_tokens + len(row.tokens)
+    return ParityError(
+        f"a logit of prompts[{row.index}] is no number after {len(row.tokens)} new tokens",
+        hint="check the checkpoint for NaN weights; for float16, export with --dtype float32",
+        code="session.nonfinite_logits",
+        tensor="logits",
+        expected="finite values",
+        found=f"{logits[worst]} for token {worst} at position {position}",
+    )

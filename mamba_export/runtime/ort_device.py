@@ -60,6 +60,11 @@ class OrtDevice:
         """
         return self.kind == "cuda"
 
+    @property
+    def keeps_logits(self) -> bool:
+        """Whether the next token is chosen where the logits lie: they are slow to fetch."""
+        return self.kind == "cuda"
+
     def providers(self, *, capture: bool = False) -> list[Any]:
         """Return what a session is opened with.
 

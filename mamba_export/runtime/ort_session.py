@@ -21,6 +21,8 @@ from mamba_export.runtime.float_products import WEIGHTS_FOLDER, with_float_produ
 from mamba_export.runtime.graph_check import check_graph, check_interface
 from mamba_export.runtime.libraries import NativeLibrary, NativeOpsWarning, native_library
 from mamba_export.runtime.ort_device import OrtDevice
+from mamba_export.runtime.sampler_graph import sampler_graph
+from mamba_export.runtime.sampling import Sampling
 from mamba_export.runtime.session import (
     Array,
     Ids,
@@ -128,6 +130,7 @@ class OrtSession:
             options.add_session_config_entry(WEIGHTS_FOLDER, str(artifact.path))
         if self.native is not None:
             self.native.register(options, manifest.ops)
+        self._samplers: dict[Sampling, ort.InferenceSession] = {}
         self._captures = itertools.count(1)
         self._captures_steps = False
         model = self._load(ort, "model", options)
@@ -226,16 +229,49 @@ class OrtSession:
         check_batch(state, ids.shape[0])
         may = self._overwrites or self.device.alternates
         if in_place and may and isinstance(state, OrtState) and state.device == self.device:
-            runs_in = self._step or self._model
-            with _errors_of(self.artifact):
-                bound = state.bound_step
-                if bound is None or bound.session is not runs_in:
-                    bound = state.bound_step = self._bind_step(state)
-                logits, state.values = bound.run(ids)
-                return Result(logits, state)
+            bound = self.bound_step(state)
+            bound.ids.update_inplace(ids)
+            state.values = self.advance(bound)
+            return Result(bound.logits.numpy()[:, 0].copy(), state)
         mask = np.ones_like(ids) if self.padded and self._step is None else None
         logits, state = self._run(self._step or self._model, ids, state, mask)
         return Result(logits[:, 0], state)
+
+    def bound_step(self, state: OrtState) -> BoundStep:
+        """Return the step that goes on from a state of this session, in place.
+
+        It reads its ids from a buffer that is the caller's to fill; see :meth:`advance`.
+        """
+        runs_in = self._step or self._model
+        bound = state.bound_step
+        if bound is None or bound.session is not runs_in:
+            with _errors_of(self.artifact):
+                bound = state.bound_step = self._bind_step(state)
+        return bound
+
+    def advance(self, step: BoundStep) -> list[Any]:
+        """Run a step on the ids that it finds; return where the states are then."""
+        with _errors_of(self.artifact):
+            return step.run()
+
+    def own(self, state: State) -> OrtState:
+        """Return a state as one of this session, on its device; it is the same if it is that."""
+        if isinstance(state, OrtState) and state.device == self.device:
+            return state
+        return self.state_from_arrays(state.arrays())
+
+    def sampler(self, sampling: Sampling) -> ort.InferenceSession:
+        """Return what chooses tokens on this session's device; see :mod:`.sampler_graph`."""
+        if sampling not in self._samplers:
+            import onnxruntime as ort
+
+            options = ort.SessionOptions()
+            options.log_severity_level = _ERROR
+            graph = sampler_graph(sampling, self.vocab_size)
+            self._samplers[sampling] = ort.InferenceSession(
+                graph, sess_options=options, providers=self._providers
+            )
+        return self._samplers[sampling]
 
     @property
     def kernels(self) -> str | None:
@@ -250,6 +286,7 @@ class OrtSession:
         A state that was stepped in place keeps what ran it until it is dropped itself.
         """
         self._opened = self._step = None
+        self._samplers.clear()
 
     def __enter__(self) -> Self:
         return self
@@ -339,8 +376,7 @@ class OrtSession:
         if state is None:
             state, into = self.initial_state(batch), True
         check_batch(state, batch)
-        if not isinstance(state, OrtState) or state.device != self.device:
-            state = self.state_from_arrays(state.arrays())
+        state = self.own(state)
         into = into and self._overwrites
         value = self.device.value
         with _errors_of(self.artifact):

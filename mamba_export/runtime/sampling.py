@@ -6,6 +6,7 @@ V is the number of tokens, padded vocabulary rows already cut off.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,15 +15,28 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How a token is chosen.
+
+    Args:
+        temperature: 0 takes the largest logit, and the lowest id among equals.
+        top_k: keep the k largest logits and all that equal the smallest of them; 0 keeps all.
+        top_p: keep the most probable tokens until their sum reaches this; 1 keeps all.
+        repetition_penalty: see `penalize`; 1 changes nothing.
+    """
+
+    temperature: float
+    top_k: int
+    top_p: float
+    repetition_penalty: float
+
+
 def choose(
     logits: NDArray[np.float32],
     seen: NDArray[np.int64],
     rng: np.random.Generator,
-    *,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    repetition_penalty: float,
+    sampling: Sampling,
 ) -> int:
     """Choose the next token.
 
@@ -30,24 +44,21 @@ def choose(
         logits: [V] finite.
         seen: token ids that the penalty applies to, in any order, repeated or not; not looked at
             where the penalty is 1.
-        rng: drawn from once, and only when `temperature` is above 0.
-        temperature: 0 takes the largest logit, and the lowest id among equals.
-        top_k: keep the k largest logits and all that equal the smallest of them; 0 keeps all.
-        top_p: keep the most probable tokens until their sum reaches this; 1 keeps all.
-        repetition_penalty: see `penalize`; 1 changes nothing.
+        rng: drawn from once, and only when the temperature is above 0.
+        sampling: how.
 
     Returns:
         A token id in [0, V).
     """
-    if repetition_penalty == 1:
+    if sampling.repetition_penalty == 1:
         scores: NDArray[np.floating[Any]] = logits
     else:
-        scores = penalize(logits.astype(np.float64), seen, repetition_penalty)
-    if temperature == 0:
+        scores = penalize(logits.astype(np.float64), seen, sampling.repetition_penalty)
+    if sampling.temperature == 0:
         return int(scores.argmax())
-    kept = keep_top_k(scores, top_k)
-    probabilities = softmax(scores[kept].astype(np.float64), temperature)
-    nucleus = keep_top_p(probabilities, top_p)
+    kept = keep_top_k(scores, sampling.top_k)
+    probabilities = softmax(scores[kept].astype(np.float64), sampling.temperature)
+    nucleus = keep_top_p(probabilities, sampling.top_p)
     return int(kept[nucleus[draw(probabilities[nucleus], rng)]])
 
 

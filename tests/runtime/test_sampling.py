@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mamba_export.runtime.sampling import (
+    Sampling,
     choose,
     draw,
     keep_top_k,
@@ -25,7 +26,7 @@ def logits_of(seed: int) -> np.ndarray:
 def distribution(logits: np.ndarray, seen: list[int], draws: int = 4000, **options) -> np.ndarray:
     rng = np.random.default_rng(5)
     ids = np.array(seen, dtype=np.int64)
-    tokens = [choose(logits, ids, rng, **(PLAIN | options)) for _ in range(draws)]
+    tokens = [choose(logits, ids, rng, Sampling(**PLAIN | options)) for _ in range(draws)]
     return np.bincount(tokens, minlength=VOCAB) / draws
 
 
@@ -34,7 +35,7 @@ def test_greedy_takes_the_largest_and_the_lowest_id_among_equals() -> None:
     options = PLAIN | {"temperature": 0.0}
     rng = np.random.default_rng(0)
     before = rng.bit_generator.state
-    assert choose(logits, np.array([], dtype=np.int64), rng, **options) == 1
+    assert choose(logits, np.array([], dtype=np.int64), rng, Sampling(**options)) == 1
     assert rng.bit_generator.state == before, "greedy text must not depend on the seed"
 
 
@@ -47,7 +48,7 @@ def test_penalty_divides_positive_and_multiplies_negative_scores_once() -> None:
 def test_penalty_changes_greedy_text() -> None:
     logits = np.array([2.0, 1.9], dtype=np.float32)
     options = PLAIN | {"temperature": 0.0, "repetition_penalty": 1.5}
-    assert choose(logits, np.array([0]), np.random.default_rng(0), **options) == 1
+    assert choose(logits, np.array([0]), np.random.default_rng(0), Sampling(**options)) == 1
 
 
 @pytest.mark.parametrize(
@@ -62,8 +63,10 @@ def test_nothing_of_the_whole_vocabulary_is_float64_without_a_penalty(
             return super().astype(*args, **kwargs)
 
     logits = logits_of(1)
-    expected = choose(logits, np.array([]), np.random.default_rng(0), **(PLAIN | options))
-    found = choose(logits.view(Logits), np.array([]), np.random.default_rng(0), **(PLAIN | options))
+    expected = choose(logits, np.array([]), np.random.default_rng(0), Sampling(**PLAIN | options))
+    found = choose(
+        logits.view(Logits), np.array([]), np.random.default_rng(0), Sampling(**PLAIN | options)
+    )
     assert found == expected
 
 

@@ -1,0 +1,52 @@
+"""Whole models in ONNX Runtime's CUDA provider: parity with PyTorch, and the CPU's texts."""
+
+from __future__ import annotations
+
+import onnxruntime as ort
+import pytest
+
+from mamba_export.parity.check import check_parity
+from mamba_export.runtime.generate import GenerateOptions, generate
+from mamba_export.runtime.libraries import CUDA_PROVIDER
+from mamba_export.runtime.session import open_session
+from tests.exported import Exports
+
+torch = pytest.importorskip("torch")
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+    pytest.mark.skipif(
+        CUDA_PROVIDER not in ort.get_available_providers(), reason="no onnxruntime-gpu"
+    ),
+]
+
+MODELS = ("mamba-tiny", "mamba2-tiny")
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("step", [False, True], ids=["model", "step"])
+def test_parity(exports: Exports, name: str, dtype: str, step: bool) -> None:
+    path = exports(name, dtype=dtype, step=step)
+    result = check_parity(path, exports.checkpoint(name), device="cuda")
+    assert result.passed, result
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"repetition_penalty": 1.3},
+        {"temperature": 1.0, "top_k": 9, "top_p": 0.9, "seed": 3},
+    ],
+    ids=str,
+)
+def test_texts_are_those_of_the_cpu(exports: Exports, name: str, options: dict[str, float]) -> None:
+    path = exports(name, step=True)
+    prompts = [[3, 1, 4], [1, 5], [9, 2, 6, 5, 3, 5]]
+    settings = GenerateOptions(max_new_tokens=48, **options)
+    with open_session(path) as cpu, open_session(path, device="cuda") as cuda:
+        expected, found = (generate(session, prompts, settings) for session in (cpu, cuda))
+    assert [each.tokens for each in found] == [each.tokens for each in expected]
