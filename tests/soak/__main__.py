@@ -193,7 +193,7 @@ def main() -> int:
     """Run the figures; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=list(FIGURES), default=list(FIGURES))
-    parser.add_argument("--inputs", type=int, default=5_000_000, help="random op inputs")
+    parser.add_argument("--inputs", type=int, default=2_000_000, help="random op inputs")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--tokens", type=int, default=1_000_000, help="of each decode")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
