@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
+from mamba_export.dtypes import DType
 from mamba_export.errors import CapabilityError, UsageError
 from mamba_export.runtime.libraries import CPU_PROVIDER, CUDA_PROVIDER
 
@@ -109,7 +112,43 @@ class OrtDevice:
             )
 
     def value(self, array: npt.NDArray[Any]) -> Any:
-        """Return an OrtValue of an array: its very memory on the CPU, a copy on a device."""
+        """Return an OrtValue of an array: its very memory on the CPU, a copy on a device.
+
+        bfloat16, of which ONNX Runtime takes no arrays, is copied in either case.
+        """
         import onnxruntime as ort
 
+        if array.dtype == DType.bfloat16.numpy:
+            return self._cast(self.value(array.astype(np.float32)), DType.bfloat16)
         return ort.OrtValue.ortvalue_from_numpy(array, self.kind, self.index)
+
+    def array(self, value: Any) -> npt.NDArray[Any]:
+        """Return an array of an OrtValue of this device: perhaps its memory, on the CPU."""
+        if value.data_type() == "tensor(bfloat16)":
+            widened = self._cast(value, DType.float32)
+            return np.asarray(widened.numpy().astype(DType.bfloat16.numpy))
+        return np.asarray(value.numpy())
+
+    def _cast(self, value: Any, dtype: DType) -> Any:
+        """Return a tensor of another type, made on this device."""
+        binding = _cast_session(self, dtype).io_binding()
+        binding.bind_ortvalue_input("x", value)
+        binding.bind_output("y", self.kind, self.index)
+        _cast_session(self, dtype).run_with_iobinding(binding)
+        return binding.get_outputs()[0]
+
+
+@functools.cache
+def _cast_session(device: OrtDevice, dtype: DType) -> Any:
+    import onnx.parser
+    import onnxruntime as ort
+
+    source, target, code = {
+        DType.float32: ("bfloat16", "float", 1),
+        DType.bfloat16: ("float", "bfloat16", 16),
+    }[dtype]
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 13]> '
+        f"cast ({source} x) => ({target} y) {{ y = Cast <to = {code}> (x) }}"
+    )
+    return ort.InferenceSession(model.SerializeToString(), providers=device.providers())

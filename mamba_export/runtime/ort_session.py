@@ -65,7 +65,7 @@ class OrtState:
         """Copy the state out; see :class:`State`."""
         manifest = self._artifact.manifest
         return {
-            spec.name: _from_graph(value.numpy().copy(), spec, manifest.io_names)
+            spec.name: _from_graph(self.device.array(value).copy(), spec, manifest.io_names)
             for spec, value in zip(manifest.states, self.values, strict=True)
         }
 
@@ -103,17 +103,17 @@ class OrtSession:
         import onnxruntime as ort
 
         manifest = artifact.manifest
-        if manifest.dtype is DType.bfloat16:
+        self.device = OrtDevice.parse(device)
+        if manifest.dtype is DType.bfloat16 and self.device.kind == "cpu":
             raise CapabilityError(
-                "bfloat16 artifacts are not run yet: ONNX Runtime has no such product on the CPU",
-                "export with --dtype float32 or float16",
+                "ONNX Runtime has no bfloat16 products on the CPU",
+                "export with --dtype float32 or float16, or run with --device cuda",
                 code="session.bfloat16",
                 file=str(artifact.path),
                 expected="float32 or float16",
                 found="bfloat16",
             )
         self.artifact = artifact
-        self.device = OrtDevice.parse(device)
         self._providers = self.device.providers()
         self.vocab_size = manifest.vocab_size
         self.padded = manifest.padded

@@ -25,7 +25,7 @@ MODELS = ("mamba-tiny", "mamba2-tiny")
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("step", [False, True], ids=["model", "step"])
 def test_parity(exports: Exports, name: str, dtype: str, step: bool) -> None:
     path = exports(name, dtype=dtype, step=step)

@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+from mamba_export.dtypes import DType
 from mamba_export.errors import CapabilityError, UsageError
 from mamba_export.graph.artifact import Artifact
 from mamba_export.runtime.libraries import CUDA_PROVIDER
@@ -57,6 +58,26 @@ def test_a_runtime_that_falls_back_to_the_cpu_is_refused(exports) -> None:
     with pytest.raises(CapabilityError, match="fell back to the CPU"):
         OrtDevice("cuda").require(session)
     OrtDevice("cpu").require(session)
+
+
+@pytest.mark.parametrize("dtype", [DType.float32, DType.float16, DType.bfloat16, DType.int64])
+@pytest.mark.parametrize("shape", [(), (3,), (2, 0, 4), (2, 3, 4)], ids=str)
+def test_arrays_become_values_and_come_back(dtype: DType, shape: tuple[int, ...]) -> None:
+    device = OrtDevice("cpu")
+    array = np.asarray(np.random.default_rng(0).normal(0, 9, shape)).astype(dtype.numpy)
+    value = device.value(array)
+    assert value.data_type() == f"tensor({ {'float32': 'float'}.get(dtype.value, dtype.value) })"
+    found = device.array(value)
+    assert found.dtype == dtype.numpy
+    np.testing.assert_array_equal(found, array)
+
+
+def test_bfloat16_values_are_exact() -> None:
+    every = np.arange(2**16, dtype=np.uint16).view(DType.bfloat16.numpy)
+    found = OrtDevice("cpu").array(OrtDevice("cpu").value(every))
+    number = ~np.isnan(every)
+    np.testing.assert_array_equal(found[number].view(np.uint16), every[number].view(np.uint16))
+    assert np.isnan(found[~number]).all()
 
 
 @dataclass(frozen=True)
