@@ -45,6 +45,24 @@ def number(value: object, option: str, offered: Sequence[int]) -> int:
     return value
 
 
+def count(value: object, option: str) -> int:
+    """Return a whole number, 1 or more.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if type(value) is int and value >= 1:
+        return value
+    raise UsageError(
+        f"{option} {value!r} is no count",
+        "give an int, 1 or more",
+        code=f"usage.{option}",
+        option=option,
+        expected="an int, 1 or more",
+        found=repr(value),
+    )
+
+
 def path_text(value: object, option: str) -> str:
     """Return the text of a path.
 

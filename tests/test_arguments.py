@@ -60,6 +60,12 @@ WRONG: dict[str, tuple[Callable[[Any, Path, Path], object], str]] = {
     "bytes to read": (lambda c, a, o: load_checkpoint(b"x"), "source"),  # type: ignore[arg-type]
     "nothing to read": (lambda c, a, o: load_checkpoint(None), "source"),  # type: ignore[arg-type]
     "bytes to open": (lambda c, a, o: open_session(os.fsencode(a)), "path"),  # type: ignore[arg-type]
+    "threads in text": (lambda c, a, o: open_session(a, threads="2"), "threads"),  # type: ignore[arg-type]
+    "no threads": (lambda c, a, o: open_session(a, threads=0), "threads"),
+    "no eager threads": (
+        lambda c, a, o: open_session(CHECKPOINT, runtime="eager", threads=-1),
+        "threads",
+    ),
     "bits in text": (lambda c, a, o: quantize(a, o, bits="4"), "bits"),  # type: ignore[arg-type]
     "bits with a point": (lambda c, a, o: quantize(a, o, bits=4.0), "bits"),  # type: ignore[arg-type]
     "odd bits": (lambda c, a, o: quantize(a, o, bits=3), "bits"),

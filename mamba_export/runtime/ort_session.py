@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from typing_extensions import Self
 
+from mamba_export.arguments import count
 from mamba_export.dtypes import DType
 from mamba_export.errors import CapabilityError, SessionError
 from mamba_export.graph.artifact import Artifact
@@ -86,6 +87,7 @@ class OrtSession:
             graph has no ops of ours.
 
     Raises:
+        UsageError: the device is unknown, or threads are no count.
         CapabilityError: the device is not there, or its provider cannot run the artifact's dtype.
         TrustError, ArtifactError: a graph reads other files, or is not what the manifest says.
         SessionError: ONNX Runtime cannot load the graph or the library of native ops.
@@ -125,7 +127,7 @@ class OrtSession:
         options = ort.SessionOptions()
         options.log_severity_level = _ERROR
         if threads is not None:
-            options.intra_op_num_threads = threads
+            options.intra_op_num_threads = count(threads, "threads")
         if float_products:
             options.add_session_config_entry(WEIGHTS_FOLDER, str(artifact.path))
         if self.native is not None:

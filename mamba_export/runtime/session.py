@@ -126,7 +126,7 @@ def open_session(
             missing, a NativeOpsWarning says so and the function bodies of the graph run.
 
     Raises:
-        UsageError: the runtime or the device is unknown.
+        UsageError: the runtime or the device is unknown, or threads are no count.
         MissingInputError, ArtifactError, CheckpointError: the model cannot be read.
         CapabilityError: this machine cannot run it.
         SessionError: the runtime failed to load it.

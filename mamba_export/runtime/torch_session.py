@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from typing_extensions import Self
 
+from mamba_export.arguments import count
 from mamba_export.checkpoint import Checkpoint, load_checkpoint
 from mamba_export.dtypes import DType
 from mamba_export.errors import ArtifactError
@@ -70,9 +71,10 @@ class TorchSession:
 
         Raises:
             CheckpointError, UnsupportedModelError, MissingInputError: it cannot be read.
+            UsageError: threads are no count.
         """
         if threads is not None:
-            torch.set_num_threads(threads)
+            torch.set_num_threads(count(threads, "threads"))
         checkpoint = source if isinstance(source, Checkpoint) else load_checkpoint(source)
         return cls(load_model(checkpoint, dtype))
 
