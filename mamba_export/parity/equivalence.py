@@ -33,7 +33,8 @@ def check_steps(
     state = session.initial_state(len(ids))
     logits = []
     for t in range(ids.shape[1]):
-        result = session.step(ids[:, t], state)
+        # In place, as texts are generated: on a device these are the captured steps.
+        result = session.step(ids[:, t], state, in_place=True)
         logits.append(result.logits)
         state = result.state
         progress("steps", t + 1, ids.shape[1])

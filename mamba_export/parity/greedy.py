@@ -73,7 +73,7 @@ def _generate(session: Session, ids: Array, steps: int, progress: Progress) -> t
     seen: list[Array] = []
     for step in range(steps):
         if step:
-            logits, state = session.step(tokens[-1], state)
+            logits, state = session.step(tokens[-1], state, in_place=True)
         seen.append(np.array(logits[:, : session.vocab_size]))
         tokens.append(seen[-1].argmax(axis=-1).astype(np.int64))
         progress("greedy", step + 1, steps)

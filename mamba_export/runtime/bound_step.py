@@ -32,9 +32,12 @@ class Binding:
             self._values.append(value)
             self._binding.bind_ortvalue_output(name, value)
 
-    def run(self, options: Any = None) -> list[Any]:
-        """Run, and return the outputs in the order in which they were bound."""
+    def run(self, options: Any = None) -> None:
+        """Run once."""
         self.session.run_with_iobinding(self._binding, options)
+
+    def outputs(self) -> list[Any]:
+        """Return what the last run wrote, in the order in which it was bound."""
         outputs: list[Any] = self._binding.get_outputs()
         return outputs
 
@@ -70,6 +73,11 @@ class BoundStep:
     def session(self) -> ort.InferenceSession:
         """The session that it runs in."""
         return self._bindings[0].session
+
+    @property
+    def reads(self) -> list[Any]:
+        """The states that the next run starts from."""
+        return self._states[self._turn - 1]
 
     def run(self) -> list[Any]:
         """Advance the states by the ids; return where the states are."""

@@ -56,7 +56,8 @@ class DeviceDecoder:
         binding.output("finite", None)
         if self._seen is not None:
             binding.output("seen_next", None)
-        _, finite, *seen = binding.run()
+        binding.run()
+        _, finite, *seen = binding.outputs()
         if seen:
             self._seen = seen[0]
         return np.where(finite.numpy(), self._step.ids.numpy()[:, 0], NO_TOKEN)

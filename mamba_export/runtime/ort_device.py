@@ -89,7 +89,10 @@ class OrtDevice:
                 expected=CUDA_PROVIDER,
                 found=", ".join(ort.get_available_providers()),
             )
-        options = {"device_id": str(self.index)}
+        # It finds CUDA's and cuDNN's libraries in their wheels only once they are loaded.
+        ort.preload_dlls()
+        # Products of float32 are what they say, as on the CPU: TF32 has ten bits of a mantissa.
+        options = {"device_id": str(self.index), "use_tf32": "0"}
         if capture:
             options["enable_cuda_graph"] = "1"
         # Shapes are computed on the CPU.
@@ -129,26 +132,72 @@ class OrtDevice:
             return np.asarray(widened.numpy().astype(DType.bfloat16.numpy))
         return np.asarray(value.numpy())
 
+    def zeros(self, shape: tuple[int, ...], dtype: DType) -> Any:
+        """Return an OrtValue of zeros that were never on the host."""
+        import onnxruntime as ort
+
+        if self.kind == "cpu":
+            return self.value(np.zeros(shape, dtype.numpy))
+        sizes = ort.OrtValue.ortvalue_from_numpy(np.array(shape, np.int64))
+        return self._run(_zeros_session(self, dtype), sizes)
+
+    def copy(self, value: Any, into: Any) -> None:
+        """Copy a tensor of this device into another one of the same type and shape."""
+        self._run(_copy_session(self, value.data_type()), value, into)
+
     def _cast(self, value: Any, dtype: DType) -> Any:
         """Return a tensor of another type, made on this device."""
-        binding = _cast_session(self, dtype).io_binding()
+        return self._run(_cast_session(self, dtype), value)
+
+    def _run(self, session: Any, value: Any, into: Any = None) -> Any:
+        binding = session.io_binding()
         binding.bind_ortvalue_input("x", value)
-        binding.bind_output("y", self.kind, self.index)
-        _cast_session(self, dtype).run_with_iobinding(binding)
+        if into is None:
+            binding.bind_output("y", self.kind, self.index)
+        else:
+            binding.bind_ortvalue_output("y", into)
+        session.run_with_iobinding(binding)
         return binding.get_outputs()[0]
 
 
 @functools.cache
 def _cast_session(device: OrtDevice, dtype: DType) -> Any:
+    source = DType.bfloat16 if dtype is DType.float32 else DType.float32
+    code = dtype.onnx.value
+    return _session(device, f"{_TEXT[source]} x", f"{_TEXT[dtype]} y", f"Cast <to = {code}> (x)")
+
+
+@functools.cache
+def _copy_session(device: OrtDevice, data_type: str) -> Any:
+    name = data_type.removeprefix("tensor(").removesuffix(")")
+    return _session(device, f"{name} x", f"{name} y", "Identity (x)")
+
+
+@functools.cache
+def _zeros_session(device: OrtDevice, dtype: DType) -> Any:
+    # A constant of every type is not in the notation; a zero is one in all of them.
+    return _session(
+        device,
+        "int64[N] x",
+        f"{_TEXT[dtype]} y",
+        f"Cast <to = {dtype.onnx.value}> (wide)",
+        "wide = ConstantOfShape (x)",
+    )
+
+
+_TEXT = {
+    DType.float32: "float",
+    DType.float16: "float16",
+    DType.bfloat16: "bfloat16",
+}
+
+
+def _session(device: OrtDevice, source: str, target: str, last: str, *before: str) -> Any:
+    """Open a graph of a few nodes on a device."""
     import onnx.parser
     import onnxruntime as ort
 
-    source, target, code = {
-        DType.float32: ("bfloat16", "float", 1),
-        DType.bfloat16: ("float", "bfloat16", 16),
-    }[dtype]
-    model = onnx.parser.parse_model(
-        '<ir_version: 8, opset_import: ["": 13]> '
-        f"cast ({source} x) => ({target} y) {{ y = Cast <to = {code}> (x) }}"
-    )
+    body = " ".join([*before, f"y = {last}"])
+    text = f'<ir_version: 8, opset_import: ["": 13]> small ({source}) => ({target}) {{ {body} }}'
+    model = onnx.parser.parse_model(text)
     return ort.InferenceSession(model.SerializeToString(), providers=device.providers())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import itertools
 import warnings
+import weakref
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -39,7 +41,6 @@ from mamba_export.runtime.session import (
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-_NOT_CAPTURED = -1
 _ERROR = 3
 """Log severity: warnings about unused function bodies and such say nothing to a user."""
 
@@ -134,6 +135,7 @@ class OrtSession:
             self.native.register(options, manifest.ops)
         self._samplers: dict[Sampling, ort.InferenceSession] = {}
         self._captures = itertools.count(1)
+        self._idle_steps: dict[int, list[BoundStep]] = collections.defaultdict(list)
         self._captures_steps = False
         model = self._load(ort, "model", options)
         self._opened: ort.InferenceSession | None = model
@@ -183,7 +185,7 @@ class OrtSession:
         """Return zeros."""
         naming = self.artifact.manifest.io_names
         values = [
-            self.device.value(np.zeros((batch, *spec.graph_shape(naming)), spec.dtype.numpy))
+            self.device.zeros((batch, *spec.graph_shape(naming)), spec.dtype)
             for spec in self.states
         ]
         return self._state(values, batch)
@@ -235,8 +237,10 @@ class OrtSession:
             bound.ids.update_inplace(ids)
             state.values = self.advance(bound)
             return Result(bound.logits.numpy()[:, 0].copy(), state)
-        mask = np.ones_like(ids) if self.padded and self._step is None else None
-        logits, state = self._run(self._step or self._model, ids, state, mask)
+        # Captured graphs write into memory of their session that a run beside them may be given.
+        runs_in = self._model if self._captures_steps else self._step or self._model
+        mask = np.ones_like(ids) if self.padded and runs_in is self._opened else None
+        logits, state = self._run(runs_in, ids, state, mask)
         return Result(logits[:, 0], state)
 
     def bound_step(self, state: OrtState) -> BoundStep:
@@ -248,7 +252,10 @@ class OrtSession:
         bound = state.bound_step
         if bound is None or bound.session is not runs_in:
             with _errors_of(self.artifact):
-                bound = state.bound_step = self._bind_step(state)
+                bound = self._captured_step(state) if self._captures_steps else None
+                bound = state.bound_step = bound or self._bind_step(state)
+            if self._captures_steps:
+                weakref.finalize(state, self._idle_steps[state.batch].append, bound)
         return bound
 
     def advance(self, step: BoundStep) -> list[Any]:
@@ -289,6 +296,7 @@ class OrtSession:
         """
         self._opened = self._step = None
         self._samplers.clear()
+        self._idle_steps.clear()
 
     def __enter__(self) -> Self:
         return self
@@ -321,6 +329,19 @@ class OrtSession:
     def _overwrites(self) -> bool:
         """Whether every op reads its state before writing it, as our kernels do."""
         return self.native is not None and self.artifact.manifest.io_names is IoNames.genai
+
+    def _captured_step(self, state: OrtState) -> BoundStep | None:
+        """Return a step that a state now forgotten has left, with this one's values.
+
+        A session never forgets a graph that it has captured: states take turns with few of them.
+        """
+        if not self._idle_steps[state.batch]:
+            return None
+        bound = self._idle_steps[state.batch].pop()
+        for value, into in zip(state.values, bound.reads, strict=True):
+            self.device.copy(value, into)
+        state.values = bound.reads
+        return bound
 
     def _bind_step(self, state: OrtState) -> BoundStep:
         session = self._step or self._model
@@ -392,8 +413,8 @@ class OrtSession:
             if keep and session is self._model and self._keeps_logits:
                 binding.input(NUM_LOGITS_TO_KEEP, value(np.array(keep)))
             binding.output("logits", None)
-            captures = session is self._step and self._captures_steps
-            *values, logits = binding.run(_run_options(_NOT_CAPTURED) if captures else None)
+            binding.run()
+            *values, logits = binding.outputs()
         return Result(logits.numpy(), state if into else self._state(values, batch))
 
     def _state(self, values: list[Any], batch: int) -> OrtState:

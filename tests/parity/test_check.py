@@ -154,7 +154,7 @@ def test_a_reference_of_another_length_fails_and_says_so() -> None:
 
 def test_exceptions_of_a_session_come_through() -> None:
     class Broken(ToySession):
-        def step(self, input_ids: Any, state: Any) -> Any:
+        def step(self, input_ids: Any, state: Any, *, in_place: bool = False) -> Any:
             raise RuntimeError("device lost")
 
     with pytest.raises(RuntimeError, match="device lost"):

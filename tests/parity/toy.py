@@ -98,7 +98,7 @@ class ToySession:
             state = self.initial_state(batch)
         return self._run(input_ids, state)
 
-    def step(self, input_ids: Any, state: ToyState) -> ToyResult:
+    def step(self, input_ids: Any, state: ToyState, *, in_place: bool = False) -> ToyResult:
         if "state reset at T = 1" in self.faults:
             state = self.initial_state(state.batch)
         logits, after = self._run(input_ids[:, None], state)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import onnxruntime as ort
 import pytest
 
+from mamba_export.graph.artifact import Artifact
 from mamba_export.parity.check import check_parity
 from mamba_export.runtime.generate import GenerateOptions, generate
 from mamba_export.runtime.libraries import CUDA_PROVIDER
+from mamba_export.runtime.ort_session import OrtSession
 from mamba_export.runtime.session import open_session
 from tests.exported import Exports
 
@@ -15,6 +17,7 @@ torch = pytest.importorskip("torch")
 
 pytestmark = [
     pytest.mark.gpu,
+    pytest.mark.filterwarnings("error"),  # of kernels that are missing, and of no captured steps
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
     pytest.mark.skipif(
         CUDA_PROVIDER not in ort.get_available_providers(), reason="no onnxruntime-gpu"
@@ -47,6 +50,8 @@ def test_texts_are_those_of_the_cpu(exports: Exports, name: str, options: dict[s
     path = exports(name, step=True)
     prompts = [[3, 1, 4], [1, 5], [9, 2, 6, 5, 3, 5]]
     settings = GenerateOptions(max_new_tokens=48, **options)
-    with open_session(path) as cpu, open_session(path, device="cuda") as cuda:
+    with open_session(path) as cpu, OrtSession(Artifact.load(path), device="cuda") as cuda:
+        assert cuda.kernels == "cuda"
+        assert cuda._captures_steps
         expected, found = (generate(session, prompts, settings) for session in (cpu, cuda))
     assert [each.tokens for each in found] == [each.tokens for each in expected]

@@ -12,7 +12,7 @@ from mamba_export.dtypes import DType
 from mamba_export.errors import CapabilityError, UsageError
 from mamba_export.graph.artifact import Artifact
 from mamba_export.runtime.libraries import CUDA_PROVIDER
-from mamba_export.runtime.ort_device import OrtDevice
+from mamba_export.runtime.ort_device import OrtDevice, _zeros_session
 from mamba_export.runtime.ort_session import OrtSession
 from mamba_export.runtime.session import open_session
 
@@ -73,11 +73,12 @@ def test_arrays_become_values_and_come_back(dtype: DType, shape: tuple[int, ...]
 
 
 def test_bfloat16_values_are_exact() -> None:
-    every = np.arange(2**16, dtype=np.uint16).view(DType.bfloat16.numpy)
+    bits = np.arange(2**16, dtype=np.uint16)
+    every = bits.view(DType.bfloat16.numpy)
     found = OrtDevice("cpu").array(OrtDevice("cpu").value(every))
-    number = ~np.isnan(every)
-    np.testing.assert_array_equal(found[number].view(np.uint16), every[number].view(np.uint16))
-    assert np.isnan(found[~number]).all()
+    number = (bits & 0x7FFF) <= 0x7F80
+    np.testing.assert_array_equal(found.view(np.uint16)[number], bits[number])
+    assert (found.view(np.uint16)[~number] & 0x7FFF > 0x7F80).all()
 
 
 @dataclass(frozen=True)
@@ -100,3 +101,51 @@ def test_steps_between_two_buffers(exports, family: str) -> None:
             np.testing.assert_array_equal(found, expected)
             for name, array in one.arrays().items():
                 np.testing.assert_array_equal(other.arrays()[name], array)
+
+
+def test_captured_steps_are_used_again(exports, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact = Artifact.load(exports.artifact("mamba2", step=True).path)
+    made: list[int] = []
+    bind = OrtSession._bind_step
+    monkeypatch.setattr(
+        OrtSession, "_bind_step", lambda self, state: made.append(state.batch) or bind(self, state)
+    )
+    with OrtSession(artifact) as plain, OrtSession(artifact) as capturing:
+        capturing.device = AlternatingCpu("cpu")
+        capturing._captures_steps = True
+        rng = np.random.default_rng(0)
+        for batch in (2, 2, 3, 2, 3):
+            ids = rng.integers(0, artifact.manifest.vocab_size, (batch, 7))
+            expected = plain.prefill(ids[:, :3]).state
+            found = capturing.prefill(ids[:, :3]).state
+            for column in ids.T[3:]:
+                wanted, expected = plain.step(column, expected)
+                logits, found = capturing.step(column, found, in_place=True)
+                np.testing.assert_array_equal(logits, wanted)
+            for name, array in expected.arrays().items():
+                np.testing.assert_array_equal(found.arrays()[name], array)
+            del found
+        assert made == [2, 3], "one a batch size, as long as no two states live"
+        one, other = capturing.initial_state(2), capturing.initial_state(2)
+        for state in (one, other):
+            capturing.step(np.array([1, 2]), state, in_place=True)
+        assert made == [2, 3, 2], "two that live do not share"
+
+
+@pytest.mark.parametrize("dtype", [DType.float32, DType.float16, DType.bfloat16])
+def test_zeros_and_copies_are_made_on_the_device(dtype: DType) -> None:
+    @dataclass(frozen=True)
+    class Device(OrtDevice):
+        """The CPU by another name, which an OrtValue does not take."""
+
+        def zeros(self, shape: tuple[int, ...], dtype: DType) -> object:
+            sizes = ort.OrtValue.ortvalue_from_numpy(np.array(shape, np.int64))
+            return self._run(_zeros_session(self, dtype), sizes)
+
+    device = Device("cpu")
+    zeros = device.zeros((2, 3), dtype)
+    assert device.array(zeros).dtype == dtype.numpy
+    np.testing.assert_array_equal(device.array(zeros), np.zeros((2, 3)))
+    ones = device.value(np.ones((2, 3), dtype.numpy))
+    device.copy(ones, zeros)
+    np.testing.assert_array_equal(device.array(zeros), np.ones((2, 3)))
