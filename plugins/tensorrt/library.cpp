@@ -1,6 +1,7 @@
 // What libmamba_tensorrt.so exports, for IPluginRegistry::loadLibrary.
 #include "creators.h"
 #include "log.h"
+#include "runtime.h"
 
 #define MAMBA_EXPORT_VISIBLE extern "C" __attribute__((visibility("default")))
 
@@ -15,6 +16,12 @@ MAMBA_EXPORT_VISIBLE nvinfer1::IPluginCreatorInterface* const* getCreators(
   });
 }
 
+// The finder of another major version is left alone, and errors go to standard error.
 MAMBA_EXPORT_VISIBLE void setLoggerFinder(nvinfer1::ILoggerFinder* finder) noexcept {
-  mamba_export::trt::set_logger_finder(finder);
+  using namespace mamba_export::trt;
+  const void* const caller = __builtin_return_address(0);
+  guarded(false, [&] {
+    if (Runtime::at(caller).problem().empty()) set_logger_finder(finder);
+    return true;
+  });
 }
