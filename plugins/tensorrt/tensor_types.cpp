@@ -56,8 +56,9 @@ std::string expected(const Contract& contract, const std::vector<DataType>& type
   for (std::size_t i = 0; i < position; ++i) {
     const Element other = contract.inputs[i].element;
     if (other != Element::io && other != Element::residual) continue;
-    const std::string as = name_of(types[i]) + ", as '" + contract.inputs[i].name + "' is";
-    return other == element ? as : "float32 in one of both, or " + as;
+    const std::string owner = std::string("'") + contract.inputs[i].name + "'";
+    const std::string as = name_of(types[i]) + ", as " + owner + " is";
+    return other == element ? as : as + ", or " + owner + " float32";
   }
   return "float32, float16 or bfloat16";
 }

@@ -2,8 +2,8 @@
 
 usage: tensorrt_registry.py LIBRARY <REQUESTS
 
-A request is an op and the plugin fields, [name, type, values], that one plugin is made with. This is
-a process of its own: once plugins are registered, a graph with our ops must not be parsed.
+A request is an op and the plugin fields, [name, type, values], that one plugin is made with. This
+is a process of its own: once plugins are registered, a graph with our ops must not be parsed.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def test_it_shows_its_entry_points_and_needs_nothing_of_tensorrt(
     name: str, shown: list[str]
 ) -> None:
     assert sorted(symbols(name, "--defined-only")) == shown
-    # Neither TensorRT, nor CUDA's runtime nor C++'s, which are linked in; the C library has versions.
+    # Neither TensorRT, nor the runtimes of CUDA and C++: they are linked in. C's has versions.
     foreign = [s for s in symbols(name, "--undefined-only") if "@GLIBC" not in s]
     assert not [s for s in foreign if not s.startswith(("_ITM_", "__"))]
 
