@@ -51,7 +51,8 @@ class Registry final : public nvinfer1::IPluginRegistry {
     return nullptr;
   }
   std::int32_t releasePluginResource(const char*) noexcept override { return 0; }
-  Creator* const* getAllCreatorsRecursive(std::int32_t* count) noexcept override {
+  // Only newer versions have it to override.
+  Creator* const* getAllCreatorsRecursive(std::int32_t* count) noexcept {
     return getAllCreators(count);
   }
 #if NV_TENSORRT_MAJOR < 11

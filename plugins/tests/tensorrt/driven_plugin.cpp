@@ -37,8 +37,13 @@ DataType type_of(const Case& c, const OperandSpec& spec) {
 
 nvinfer1::Dims dims_of(const Case& c, const OperandSpec& spec, bool two_leading) {
   nvinfer1::Dims dims{};
-  if (two_leading && spec.axes[0] == 'R') dims.d[dims.nbDims++] = 1;
-  for (const std::int64_t extent : c.shape(spec)) dims.d[dims.nbDims++] = extent;
+  std::vector<std::int64_t> shape = c.shape(spec);
+  if (two_leading && spec.axes[0] == 'R') {
+    const std::int64_t outer = shape[0] % 2 == 0 ? 2 : shape[0];
+    if (shape[0] > 0) shape[0] /= outer;
+    shape.insert(shape.begin(), outer);
+  }
+  for (const std::int64_t extent : shape) dims.d[dims.nbDims++] = extent;
   return dims;
 }
 

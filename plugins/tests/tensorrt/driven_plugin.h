@@ -36,8 +36,8 @@ class Fields {
   nvinfer1::PluginFieldCollection collection_{};
 };
 
-// The tensors of a case as a plugin sees them, inputs and then outputs. Any leading axes are
-// [1,rows] if `two_leading`, else [rows].
+// The tensors of a case as a plugin sees them, inputs and then outputs. Any leading axes are two if
+// `two_leading`, else one of all rows.
 struct Tensors {
   std::vector<nvinfer1::PluginTensorDesc> all;
   std::int32_t inputs = 0;

@@ -2,7 +2,10 @@
 // `enqueue` leaves is compared with a float64 reference and with the kernels called directly.
 #include <cstdio>
 #include <cstdlib>
+#include <initializer_list>
 #include <string>
+#include <utility>
+#include <variant>
 
 #include "cuda_launch.h"
 #include "driven_plugin.h"
@@ -102,19 +105,21 @@ int fuzz(const std::string& op, std::int64_t cases, std::uint64_t seed) {
 }
 
 // Whatever batch and sequence come, up to those of the build, the workspace of the build suffices.
+// Returns how many calls needed any.
 template <class Params>
-std::int64_t check_workspace(Params largest, Random& random) {
+std::int64_t check_workspace(const Case& largest, Random& random) {
+  const DrivenPlugin plugin(largest.op->name, Fields(largest), nvinfer1::TensorRTPhase::kBUILD);
+  const std::size_t promised = plugin.build(largest, largest, false);
+  const std::vector<void*> nowhere(largest.op->inputs.size() + largest.op->outputs.size());
+  Params p = std::get<Params>(largest.params(nowhere));
   std::int64_t needed = 0;
-  const std::size_t promised = most_workspace_bytes(largest);
   for (int i = 0; i < 20; ++i) {
-    Params p = largest;
-    p.batch = random.integer(0, largest.batch);
-    p.seqlen = random.integer(0, largest.seqlen);
+    p.batch = random.integer(0, largest.size['B']);
+    p.seqlen = random.integer(0, largest.size['T']);
     const std::size_t bytes = workspace_bytes(p);
     if (bytes > promised) {
-      throw Failure("batch " + std::to_string(p.batch) + " of " + std::to_string(largest.batch) +
-                    " and sequence " + std::to_string(p.seqlen) + " of " +
-                    std::to_string(largest.seqlen) + " need " + std::to_string(bytes) +
+      throw Failure(largest.describe() + ": batch " + std::to_string(p.batch) + " and sequence " +
+                    std::to_string(p.seqlen) + " need " + std::to_string(bytes) +
                     " bytes, promised are " + std::to_string(promised));
     }
     needed += bytes > 0;
@@ -126,21 +131,16 @@ int workspace(std::int64_t cases, std::uint64_t seed) {
   std::int64_t needed = 0;
   for (std::int64_t i = 0; i < cases; ++i) {
     Random random(seed, static_cast<std::uint64_t>(i));
-    SelectiveScanParams scan;
-    scan.batch = random.integer(1, 64);
-    scan.seqlen = random.integer(1, 8192);
-    scan.dim = random.integer(1, 300);
-    scan.dstate = random.integer(1, 128);
-    scan.ngroups = 1;
-    SSDChunkScanParams ssd;
-    ssd.batch = random.integer(1, 64);
-    ssd.seqlen = random.integer(1, 8192);
-    ssd.nheads = random.integer(1, 8);
-    ssd.headdim = random.integer(1, 128);
-    ssd.dstate = random.integer(1, 128);
-    ssd.ngroups = 1;
+    Case c;
+    for (const auto& [letter, most] : std::initializer_list<std::pair<char, int>>{
+             {'B', 64}, {'T', 8192}, {'D', 300}, {'H', 8}, {'P', 128}, {'N', 128}, {'G', 1}}) {
+      c.size[letter] = random.integer(1, most);
+    }
     try {
-      needed += check_workspace(scan, random) + check_workspace(ssd, random);
+      c.op = &op_named("SelectiveScan");
+      needed += check_workspace<SelectiveScanParams>(c, random);
+      c.op = &op_named("SSDChunkScan");
+      needed += check_workspace<SSDChunkScanParams>(c, random);
     } catch (const Failure& failure) {
       std::printf("FAILED: %s\n", failure.what());
       return 1;
