@@ -2,7 +2,6 @@
 
 #include <array>
 #include <utility>
-#include <vector>
 
 #include "log.h"
 #include "node_error.h"
@@ -38,7 +37,7 @@ Shape shape_of(const nvinfer1::DimsExprs& dims) {
 
 // Whether all dimensions are known.
 bool complete(const Shape& shape) {
-  for (std::size_t i = 0; i < shape.rank; ++i) {
+  for (std::size_t i = 0; i < shape.rank && i < kMaxRank; ++i) {
     if (shape.dims[i] < 0) return false;
   }
   return true;
@@ -47,11 +46,17 @@ bool complete(const Shape& shape) {
 const PluginTensorDesc& tensor(const PluginTensorDesc& desc) { return desc; }
 const PluginTensorDesc& tensor(const DynamicPluginTensorDesc& desc) { return desc.desc; }
 
+// The element types of the first tensors of a node.
+template <class Desc>
+std::array<DataType, 16> first_types(const Desc* tensors, std::size_t count) {
+  std::array<DataType, 16> types{};
+  for (std::size_t i = 0; i < count; ++i) types.at(i) = tensor(tensors[i]).type;
+  return types;
+}
+
 template <class Desc>
 Types types_of(const Contract& contract, const Desc* in) {
-  std::vector<DataType> types;
-  for (std::size_t i = 0; i < contract.inputs.size; ++i) types.push_back(tensor(in[i]).type);
-  return trt::types_of(contract, types);
+  return trt::types_of(contract, first_types(in, contract.inputs.size).data());
 }
 
 // Returns the sizes behind the shapes that `shape(i)` returns for each input.
@@ -118,7 +123,7 @@ std::int32_t PluginBase::getOutputDataTypes(DataType* types, std::int32_t output
                                             std::int32_t inputs) const noexcept {
   return reported(kFailed, [&] {
     require_arity(inputs, outputs);
-    const Types found = trt::types_of(contract_, {input_types, input_types + inputs});
+    const Types found = trt::types_of(contract_, input_types);
     for (std::size_t i = 0; i < contract_.outputs.size; ++i) {
       types[i] = data_type(contract_.outputs[i].element, found);
     }
@@ -148,9 +153,8 @@ bool PluginBase::supportsFormatCombination(std::int32_t position,
   return reported(false, [&] {
     require_arity(inputs, outputs);
     if (tensors[position].desc.format != nvinfer1::TensorFormat::kLINEAR) return false;
-    std::vector<DataType> types;
-    for (std::int32_t i = 0; i <= position; ++i) types.push_back(tensors[i].desc.type);
-    return fits(contract_, types, static_cast<std::size_t>(position));
+    const auto last = static_cast<std::size_t>(position);
+    return fits(contract_, first_types(tensors, last + 1).data(), last);
   });
 }
 
@@ -160,9 +164,7 @@ std::int32_t PluginBase::configurePlugin(const DynamicPluginTensorDesc* in, std:
   return reported(kFailed, [&] {
     require_arity(inputs, outputs);
     const Types types = types_of(contract_, in);
-    require_bounded(in);
-    for (const Dims DynamicPluginTensorDesc::* limit :
-         {&DynamicPluginTensorDesc::min, &DynamicPluginTensorDesc::max}) {
+    const auto require_limit = [&](const Dims DynamicPluginTensorDesc::* limit) {
       bool known = true;
       const Sizes sizes = sizes_of(contract_, [&](std::size_t i) {
         const Shape shape = shape_of(in[i].*limit);
@@ -170,7 +172,10 @@ std::int32_t PluginBase::configurePlugin(const DynamicPluginTensorDesc* in, std:
         return shape;
       });
       if (known) require_valid(sizes, types);
-    }
+    };
+    require_limit(&DynamicPluginTensorDesc::max);
+    require_bounded(in);
+    require_limit(&DynamicPluginTensorDesc::min);
     return kOk;
   });
 }

@@ -1,5 +1,6 @@
 #include "plugin_fields.h"
 
+#include <cstdio>
 #include <cstring>
 #include <stdexcept>
 #include <string_view>
@@ -24,6 +25,12 @@ T number(const PluginField& field) {
   T value;
   std::memcpy(&value, field.data, sizeof value);
   return value;
+}
+
+std::string decimal(float value) {
+  char digits[32];
+  std::snprintf(digits, sizeof digits, "%.9g", static_cast<double>(value));  // all that differ
+  return digits;
 }
 
 // Of a field of characters, which may or may not end with a zero that counts.
@@ -85,7 +92,7 @@ PluginFields::PluginFields(const Contract& contract, const nvinfer1::PluginField
     } else {
       value.assign(static_cast<const char*>(field->data), 4);
       shown = type == PluginFieldType::kINT32 ? std::to_string(number<std::int32_t>(*field))
-                                              : std::to_string(number<float>(*field));
+                                              : decimal(number<float>(*field));
     }
     values_.push_back(std::move(value));
     fields_.emplace_back(attribute.name, values_.back().c_str(), type, length);

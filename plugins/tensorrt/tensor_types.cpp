@@ -48,8 +48,7 @@ std::string name_of(DataType type) {
 }
 
 // What `fits` wants of an input that it refuses.
-std::string expected(const Contract& contract, const std::vector<DataType>& types,
-                     std::size_t position) {
+std::string expected(const Contract& contract, const DataType* types, std::size_t position) {
   const Element element = contract.inputs[position].element;
   if (element == Element::i32) return "int32";
   if (element != Element::io && element != Element::residual) return "float32";
@@ -65,7 +64,7 @@ std::string expected(const Contract& contract, const std::vector<DataType>& type
 
 }  // namespace
 
-bool fits(const Contract& contract, const std::vector<DataType>& types, std::size_t position) {
+bool fits(const Contract& contract, const DataType* types, std::size_t position) {
   const DataType type = types[position];
   const Element element = tensor(contract, position).element;
   switch (element) {
@@ -92,7 +91,7 @@ bool fits(const Contract& contract, const std::vector<DataType>& types, std::siz
   return true;
 }
 
-Types types_of(const Contract& contract, const std::vector<DataType>& inputs) {
+Types types_of(const Contract& contract, const DataType* inputs) {
   Types types{ElementType::kFloat32, ElementType::kFloat32};
   for (std::size_t i = 0; i < contract.inputs.size; ++i) {
     const TensorSpec& spec = contract.inputs[i];

@@ -89,6 +89,7 @@ REFUSALS = {
     "found TensorRT's type 2",
     "residual stream of another type": "AddRMSNorm: input 'delta' must be float16, "
     "as 'hidden' is, or 'hidden' float32, found float32",
+    "rank in a profile": "GatedRMSNorm: input 'weight' must have shape [D], found []",
     "width": "CausalConv1d: the filter's width is 9, supported are 2 to 4",
     "groups": "SSDChunkScan: nheads is 9, which 2 groups do not divide",
     "size in a call": "SSDStateUpdate: input 'ssm_state' must have shape [B,H,N,P], "

@@ -64,6 +64,8 @@ const Mistake kMistakes[] = {
      [](Case& c, Tensors& t) { input(c, t, "x").type = DataType::kINT8; }},
     {"residual stream of another type", "AddRMSNorm", Step::kTypes,
      [](Case& c, Tensors& t) { input(c, t, "hidden").type = DataType::kHALF; }},
+    {"rank in a profile", "GatedRMSNorm", Step::kConfigure,
+     [](Case& c, Tensors& t) { input(c, t, "weight").dims.nbDims = 0; }},
     {"width", "CausalConv1d", Step::kConfigure,
      [](Case& c, Tensors& t) {
        c.size['K'] = 9;
