@@ -1,6 +1,5 @@
-// How a node of each op becomes its Params, the same for every runtime. The
-// Params have members with the names of the inputs and outputs, `read` is for when the node is
-// made, `resize` for every run.
+// How a node of each op becomes its Params, the same for every runtime. Params have members with
+// the names of inputs and outputs; `read` is for when a node is made, `resize` for every run.
 #pragma once
 
 #include "attributes.h"

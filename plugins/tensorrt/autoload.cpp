@@ -1,11 +1,13 @@
-// libmamba_tensorrt_autoload.so: registers our plugins when it is merely loaded, for programs that
-// know plugin libraries only by dlopen or LD_PRELOAD.
+// libmamba_tensorrt_autoload.so: registers the plugins of libmamba_tensorrt.so when it is merely
+// loaded, for programs that know plugin libraries only by dlopen or LD_PRELOAD.
+#include <NvInferRuntime.h>
+#include <dlfcn.h>
+
+#include <stdexcept>
 #include <string>
 #include <string_view>
 
-#include "creators.h"
 #include "log.h"
-#include "plugin_base.h"
 #include "runtime.h"
 
 namespace mamba_export::trt {
@@ -23,6 +25,26 @@ class ProcessLogger final : public nvinfer1::ILoggerFinder {
   nvinfer1::ILogger* (*get_)();
 };
 
+// The plugin library; it lies beside this one. Its symbols are not for all: other libraries of
+// plugins have the same.
+void* open_plugins(const void* code_here) {
+  Dl_info here;
+  if (dladdr(code_here, &here) == 0) throw std::runtime_error("its own path is unknown");
+  std::string path = here.dli_fname;
+  path.resize(path.rfind('/') + 1);
+  path += "libmamba_tensorrt.so";
+  void* const library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (library == nullptr) throw std::runtime_error(dlerror());
+  return library;
+}
+
+template <class Function>
+Function* function(void* library, const char* name) {
+  void* const found = dlsym(library, name);
+  if (found == nullptr) throw std::runtime_error(dlerror());
+  return reinterpret_cast<Function*>(found);
+}
+
 // The registry's own search logs an error for what is not there.
 bool is_registered(const nvinfer1::IPluginRegistry& registry, const IPluginCreatorV3One& ours) {
   std::int32_t count = 0;
@@ -32,40 +54,46 @@ bool is_registered(const nvinfer1::IPluginRegistry& registry, const IPluginCreat
     const auto& known = static_cast<const IPluginCreatorV3One&>(*all[i]);
     if (std::string_view(known.getPluginName()) == ours.getPluginName() &&
         std::string_view(known.getPluginVersion()) == ours.getPluginVersion() &&
-        std::string_view(known.getPluginNamespace()) == kNamespace) {
+        std::string_view(known.getPluginNamespace()) == ours.getPluginNamespace()) {
       return true;
     }
   }
   return false;
 }
 
-bool register_all() noexcept {
-  return guarded(false, [] {
-    const Runtime runtime = Runtime::loaded();
-    if (const std::string problem = runtime.problem(); !problem.empty()) {
-      log_error("libmamba_tensorrt_autoload.so registers nothing: " + problem);
-      return false;
+void register_all() {
+  const Runtime runtime = Runtime::loaded();
+  if (const std::string problem = runtime.problem(); !problem.empty()) {
+    throw std::runtime_error(problem);
+  }
+  auto* const get = runtime.function<nvinfer1::IPluginRegistry*()>("getPluginRegistry");
+  nvinfer1::IPluginRegistry* const registry = get == nullptr ? nullptr : get();
+  if (registry == nullptr) throw std::runtime_error("TensorRT has no registry");
+
+  void* const plugins = open_plugins(reinterpret_cast<const void*>(&register_all));
+  static ProcessLogger logger(runtime.function<nvinfer1::ILogger*()>("getLogger"));
+  function<void(nvinfer1::ILoggerFinder*)>(plugins, "setLoggerFinder")(&logger);
+  std::int32_t count = 0;
+  IPluginCreatorInterface* const* const all =
+      function<IPluginCreatorInterface* const*(std::int32_t&)>(plugins, "getCreators")(count);
+  for (std::int32_t i = 0; i < count; ++i) {
+    const auto& ours = static_cast<const IPluginCreatorV3One&>(*all[i]);
+    if (is_registered(*registry, ours)) continue;
+    if (!registry->registerCreator(*all[i], ours.getPluginNamespace())) {
+      log_error(std::string("TensorRT does not take the plugin ") + ours.getPluginName());
     }
-    static ProcessLogger logger(runtime.function<nvinfer1::ILogger*()>("getLogger"));
-    set_logger_finder(&logger);
-    auto* const get = runtime.function<nvinfer1::IPluginRegistry*()>("getPluginRegistry");
-    nvinfer1::IPluginRegistry* const registry = get == nullptr ? nullptr : get();
-    if (registry == nullptr) {
-      log_error("libmamba_tensorrt_autoload.so registers nothing: TensorRT has no registry");
-      return false;
-    }
-    for (IPluginCreatorInterface* const creator : creators()) {
-      const auto& ours = static_cast<const IPluginCreatorV3One&>(*creator);
-      if (is_registered(*registry, ours)) continue;
-      if (!registry->registerCreator(*creator, kNamespace)) {
-        log_error(std::string("TensorRT does not take the plugin ") + ours.getPluginName());
-      }
-    }
-    return true;
-  });
+  }
 }
 
-[[maybe_unused]] const bool registered = register_all();
+[[maybe_unused]] const bool registered = guarded(false, [] {
+  try {
+    register_all();
+  } catch (const std::runtime_error& error) {
+    throw std::runtime_error(std::string("libmamba_tensorrt_autoload.so registers nothing: ") +
+                             error.what());
+  }
+  return true;
+});
 
 }  // namespace
 }  // namespace mamba_export::trt

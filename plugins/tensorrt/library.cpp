@@ -21,7 +21,7 @@ MAMBA_EXPORT_VISIBLE void setLoggerFinder(nvinfer1::ILoggerFinder* finder) noexc
   using namespace mamba_export::trt;
   const void* const caller = __builtin_return_address(0);
   guarded(false, [&] {
-    if (Runtime::at(caller).problem().empty()) set_logger_finder(finder);
+    if (Runtime::calling(caller).problem().empty()) set_logger_finder(finder);
     return true;
   });
 }

@@ -10,17 +10,20 @@
 namespace mamba_export::trt {
 namespace {
 
+constexpr const char* kVersion = "getInferLibMajorVersion";
+
 // A library that is loaded already; it stays, because its user does.
 void* open_loaded(const char* path) { return dlopen(path, RTLD_LAZY | RTLD_NOLOAD); }
 
 }  // namespace
 
-Runtime Runtime::at(const void* code) {
+Runtime Runtime::calling(const void* code) {
   Dl_info place;
-  if (dladdr(code, &place) == 0) return Runtime(nullptr);
-  void* const library = open_loaded(place.dli_fname);
-  // A program is opened by no name of its own.
-  return Runtime(library == nullptr ? open_loaded(nullptr) : library);
+  if (dladdr(code, &place) != 0) {
+    const Runtime caller(open_loaded(place.dli_fname));
+    if (caller.find(kVersion) != nullptr) return caller;
+  }
+  return loaded();
 }
 
 Runtime Runtime::loaded() {
@@ -40,7 +43,7 @@ Runtime Runtime::loaded() {
 }
 
 std::string Runtime::problem() const {
-  auto* const version = function<std::int32_t()>("getInferLibMajorVersion");
+  auto* const version = function<std::int32_t()>(kVersion);
   if (version == nullptr) return "TensorRT (libnvinfer.so) is not loaded";
   if (version() == NV_TENSORRT_MAJOR) return "";
   return "built for TensorRT " + std::to_string(NV_TENSORRT_MAJOR) + ", found version " +

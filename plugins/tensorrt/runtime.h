@@ -8,8 +8,8 @@ namespace mamba_export::trt {
 
 class Runtime {
  public:
-  // That whose code is at an address.
-  static Runtime at(const void* code);
+  // That whose code is at an address, or else the loaded one: a helper may call for it.
+  static Runtime calling(const void* code);
 
   // That whose symbols are for all, or else one that was loaded under its own name.
   static Runtime loaded();

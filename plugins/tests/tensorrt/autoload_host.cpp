@@ -75,6 +75,11 @@ class Registry final : public nvinfer1::IPluginRegistry {
   std::vector<Creator*> creators_{&known_};
 };
 
+class Printer final : public nvinfer1::ILogger {
+ public:
+  void log(Severity, const char* message) noexcept override { std::printf("log: %s\n", message); }
+};
+
 }  // namespace
 
 #define MAMBA_EXPORT_VISIBLE extern "C" __attribute__((visibility("default")))
@@ -83,7 +88,10 @@ MAMBA_EXPORT_VISIBLE nvinfer1::IPluginRegistry* getPluginRegistry() noexcept {
   static Registry registry;
   return &registry;
 }
-MAMBA_EXPORT_VISIBLE nvinfer1::ILogger* getLogger() noexcept { return nullptr; }
+MAMBA_EXPORT_VISIBLE nvinfer1::ILogger* getLogger() noexcept {
+  static Printer printer;
+  return &printer;
+}
 MAMBA_EXPORT_VISIBLE std::int32_t getInferLibMajorVersion() noexcept { return NV_TENSORRT_MAJOR; }
 
 int main(int count, char** words) {
@@ -93,5 +101,10 @@ int main(int count, char** words) {
       return 1;
     }
   }
-  return 0;
+  std::int32_t known = 0;
+  nvinfer1::IPluginCreatorInterface* const* const all = getPluginRegistry()->getAllCreators(&known);
+  auto& creator = static_cast<nvinfer1::IPluginCreatorV3One&>(*all[known - 1]);
+  const nvinfer1::PluginFieldCollection none{0, nullptr};
+  return creator.createPlugin("the_layer", &none, nvinfer1::TensorRTPhase::kBUILD) == nullptr ? 0
+                                                                                              : 1;
 }
