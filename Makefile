@@ -13,10 +13,11 @@ STAMP := $(VENV)/.installed
 LIBRARY := mamba_export/lib/libmamba_onnxruntime.so
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 # The native ops are built by a rule of their own, which compiles only what changed.
-EDITABLE := $(PIP) --config-settings=cmake.define.MAMBA_EXPORT_ONNXRUNTIME=OFF --editable
+EDITABLE := $(PIP) --config-settings=cmake.define.MAMBA_EXPORT_ONNXRUNTIME=OFF \
+  --config-settings=cmake.define.MAMBA_EXPORT_TENSORRT=OFF --editable
 
-# CUDA kernels in the native ops: AUTO is with nvcc, ON, or OFF. They take long to compile, so only
-# `make plugins` asks for them by itself.
+# CUDA kernels in the native ops, and the TensorRT plugins made of them: AUTO is with nvcc, ON, or
+# OFF. They take long to compile, so only `make plugins` asks for them by itself.
 CUDA ?= $(if $(filter plugins,$(MAKECMDGOALS)),AUTO,OFF)
 # What for, as CMake names it, such as CUDA_ARCHITECTURES="80-real;90a-real;120".
 CUDA_ARCHITECTURES ?=
@@ -25,6 +26,12 @@ CUDA_ARCHITECTURES ?=
 ifeq ($(origin ONNXRUNTIME_ROOT),undefined)
 ONNXRUNTIME_ROOT := $(CURDIR)/build/onnxruntime
 HEADERS := $(ONNXRUNTIME_ROOT)/usr
+endif
+
+# Where TensorRT's headers are; unless they are given, they are fetched from the package index.
+ifeq ($(origin TensorRT_ROOT),undefined)
+TensorRT_ROOT := $(CURDIR)/build/tensorrt
+TENSORRT_HEADERS := $(TensorRT_ROOT)/include
 endif
 
 export PIP_NO_CACHE_DIR := 1
@@ -54,13 +61,14 @@ $(STAMP)-bench: $(STAMP)
 	$(EDITABLE) '.[dev,bench]'
 	touch $@
 
-plugins: $(LIBRARY) ## the native ops, libmamba_onnxruntime.so, with CUDA kernels if there is nvcc
+plugins: $(LIBRARY) ## the native libraries: for ONNX Runtime, and with nvcc for CUDA and TensorRT
 
 # Into the source tree, where an editable installation and `PYTHONPATH=.` find it.
 $(LIBRARY): $(shell find CMakeLists.txt cmake plugins -type f -not -path 'plugins/tests/*') \
-  | $(STAMP) $(HEADERS)
+  | $(STAMP) $(HEADERS) $(TENSORRT_HEADERS)
 	cmake -S . -B build/plugins -G Ninja -D MAMBA_EXPORT_ONNXRUNTIME=ON \
 	  -D ONNXRUNTIME_ROOT=$(ONNXRUNTIME_ROOT) -D MAMBA_EXPORT_CUDA=$(CUDA) \
+	  -D TensorRT_ROOT=$(TensorRT_ROOT) -D MAMBA_EXPORT_TENSORRT=$(CUDA) \
 	  $(if $(CUDA_ARCHITECTURES),-D "MAMBA_EXPORT_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES)")
 	cmake --build build/plugins
 	cmake --install build/plugins --prefix . --strip
@@ -69,10 +77,15 @@ $(LIBRARY): $(shell find CMakeLists.txt cmake plugins -type f -not -path 'plugin
 $(HEADERS):
 	cmake/fetch_onnxruntime_headers.sh $(ONNXRUNTIME_ROOT)
 
-wheel: $(STAMP) | $(HEADERS) ## a wheel with the native ops, in dist/
-	ONNXRUNTIME_ROOT=$(ONNXRUNTIME_ROOT) $(BIN)/python -m pip wheel --quiet --no-deps \
+$(TENSORRT_HEADERS): | $(STAMP)
+	cmake/fetch_tensorrt_headers.sh $(TensorRT_ROOT) $(BIN)/python
+
+wheel: $(STAMP) | $(HEADERS) $(TENSORRT_HEADERS) ## a wheel with the native libraries, in dist/
+	ONNXRUNTIME_ROOT=$(ONNXRUNTIME_ROOT) TensorRT_ROOT=$(TensorRT_ROOT) \
+	  $(BIN)/python -m pip wheel --quiet --no-deps \
 	  --config-settings=cmake.define.MAMBA_EXPORT_ONNXRUNTIME=ON \
-	  --config-settings=cmake.define.MAMBA_EXPORT_CUDA=$(CUDA) --wheel-dir dist .
+	  --config-settings=cmake.define.MAMBA_EXPORT_CUDA=$(CUDA) \
+	  --config-settings=cmake.define.MAMBA_EXPORT_TENSORRT=$(CUDA) --wheel-dir dist .
 
 demo: venv ## export both example models, run them in PyTorch and ONNX Runtime, compare
 	$(BIN)/python -m examples.demo

@@ -56,6 +56,7 @@ cudaError_t run(const AddRMSNormParams& p, cudaStream_t stream) {
 }  // namespace cuda
 
 std::size_t add_rms_norm_workspace(const AddRMSNormParams&) { return 0; }
+std::size_t add_rms_norm_most_workspace(const AddRMSNormParams&) { return 0; }
 
 cudaError_t launch_add_rms_norm(const AddRMSNormParams& p, void*, cudaStream_t stream) {
   return cuda::with_element(p.type, [&](auto element) {

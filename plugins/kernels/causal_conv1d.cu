@@ -126,7 +126,9 @@ cudaError_t choose_vector(const CausalConv1dParams& p, cudaStream_t stream) {
 }  // namespace cuda
 
 std::size_t causal_conv1d_workspace(const CausalConv1dParams&) { return 0; }
+std::size_t causal_conv1d_most_workspace(const CausalConv1dParams&) { return 0; }
 std::size_t causal_conv1d_update_workspace(const CausalConv1dUpdateParams&) { return 0; }
+std::size_t causal_conv1d_update_most_workspace(const CausalConv1dUpdateParams&) { return 0; }
 
 cudaError_t launch_causal_conv1d(const CausalConv1dParams& p, void*, cudaStream_t stream) {
   return cuda::with_element(

@@ -170,6 +170,16 @@ inline cudaError_t device_attribute(cudaDeviceAttr attribute, int* value) {
   return error == cudaSuccess ? cudaDeviceGetAttribute(value, attribute, device) : error;
 }
 
+// More than any device has. Workspaces that must suffice on every device are for so many.
+constexpr int kMostProcessors = 256;
+
+// How many multiprocessors a kernel spreads its work over.
+inline cudaError_t count_processors(int* processors) {
+  const cudaError_t error = device_attribute(cudaDevAttrMultiProcessorCount, processors);
+  if (*processors > kMostProcessors) *processors = kMostProcessors;
+  return error;
+}
+
 // Launches `blocks` blocks of `threads` threads. No blocks are no work.
 template <class... Parameters>
 cudaError_t launch(void (*kernel)(Parameters...), std::int64_t blocks, int threads,

@@ -17,8 +17,12 @@ namespace mamba_export {
 //
 // selective_scan_workspace(params): bytes that `workspace` must have, aligned to 16; their content
 // does not matter.
-#define MAMBA_EXPORT_LAUNCH(Op, kernel)                \
-  std::size_t kernel##_workspace(const Op##Params& p); \
+//
+// selective_scan_most_workspace(params): bytes that suffice on every device for every batch and
+// every sequence up to those of the parameters. A short batch may need more than a long one.
+#define MAMBA_EXPORT_LAUNCH(Op, kernel)                     \
+  std::size_t kernel##_workspace(const Op##Params& p);      \
+  std::size_t kernel##_most_workspace(const Op##Params& p); \
   cudaError_t launch_##kernel(const Op##Params& p, void* workspace, cudaStream_t stream);
 MAMBA_EXPORT_FOR_EACH_OP(MAMBA_EXPORT_LAUNCH)
 #undef MAMBA_EXPORT_LAUNCH

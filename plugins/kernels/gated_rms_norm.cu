@@ -66,6 +66,7 @@ cudaError_t choose_vector(const GatedRMSNormParams& p, cudaStream_t stream) {
 }  // namespace cuda
 
 std::size_t gated_rms_norm_workspace(const GatedRMSNormParams&) { return 0; }
+std::size_t gated_rms_norm_most_workspace(const GatedRMSNormParams&) { return 0; }
 
 cudaError_t launch_gated_rms_norm(const GatedRMSNormParams& p, void*, cudaStream_t stream) {
   return cuda::with_element(

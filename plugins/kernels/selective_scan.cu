@@ -298,15 +298,21 @@ struct Route {
   std::int64_t segments;  // of a row
 };
 
+constexpr std::int64_t kEnough = 256;  // walking threads that occupy a multiprocessor
+constexpr std::int64_t kWanted = 512;  // the same, where more cost little
+constexpr std::int64_t kSegment = 64;  // tokens, at least
+
+std::int64_t lanes_of(const SelectiveScanParams& p) {
+  std::int64_t lanes = 1;
+  while (lanes * kStates < p.dstate) lanes *= 2;
+  return lanes;
+}
+
 Route choose_route(const SelectiveScanParams& p, int processors) {
-  constexpr std::int64_t kEnough = 256;      // walking threads that occupy a multiprocessor
-  constexpr std::int64_t kWanted = 512;      // the same, where more cost little
   constexpr std::int64_t kChannels = 8;      // that occupy a multiprocessor with lanes over time
   constexpr std::int64_t kShortLanes = 32;   // tokens; fewer leave most lanes idle
   constexpr std::int64_t kShortParts = 512;  // tokens; fewer are not worth three passes
-  constexpr std::int64_t kSegment = 64;      // tokens, at least
-  Route route = {false, 1, p.seqlen > 0 ? p.seqlen : 1, 1};
-  while (route.lanes * kStates < p.dstate) route.lanes *= 2;
+  Route route = {false, lanes_of(p), p.seqlen > 0 ? p.seqlen : 1, 1};
   const std::int64_t channels = p.batch * p.dim;
   const std::int64_t threads = channels * route.lanes;
   if (threads == 0 || threads >= kEnough * processors || p.seqlen < kShortLanes) return route;
@@ -328,6 +334,18 @@ std::int64_t bytes_of_steps(const SelectiveScanParams& p, const Route& route) {
 
 std::int64_t bytes_of_starts(const SelectiveScanParams& p, const Route& route) {
   return p.batch * route.segments * p.dim * p.dstate * std::int64_t{sizeof(float)};
+}
+
+// Of a batch that is split on a device with `processors`, in as many segments as it may be.
+std::int64_t most_bytes(SelectiveScanParams p, std::int64_t batch, int processors) {
+  p.batch = batch;
+  const std::int64_t threads = batch * p.dim * lanes_of(p);
+  if (threads == 0 || threads >= kEnough * processors) return 0;
+  const std::int64_t parts = blocks_of(kWanted * processors, threads);
+  const std::int64_t possible = blocks_of(p.seqlen, kSegment);
+  Route route{};
+  route.segments = parts < possible ? parts : possible;
+  return bytes_of_steps(p, route) + bytes_of_starts(p, route);
 }
 
 template <class T, bool kFull>
@@ -373,11 +391,22 @@ cudaError_t run(const SelectiveScanParams& p, const Route& route, void* workspac
 
 std::size_t selective_scan_workspace(const SelectiveScanParams& p) {
   int processors = 0;
-  const cudaError_t error = cuda::device_attribute(cudaDevAttrMultiProcessorCount, &processors);
+  const cudaError_t error = cuda::count_processors(&processors);
   if (error != cudaSuccess || p.seqlen == 1) return 0;
   const cuda::Route route = cuda::choose_route(p, processors);
   if (route.segments == 1) return 0;  // or lanes over time
   return static_cast<std::size_t>(cuda::bytes_of_steps(p, route) + cuda::bytes_of_starts(p, route));
+}
+
+std::size_t selective_scan_most_workspace(const SelectiveScanParams& p) {
+  std::int64_t most = 0;
+  // Larger batches are not split on any device; that of the most processors splits into the most.
+  for (std::int64_t batch = 1; batch <= p.batch; ++batch) {
+    const std::int64_t bytes = cuda::most_bytes(p, batch, cuda::kMostProcessors);
+    if (bytes == 0) break;
+    if (bytes > most) most = bytes;
+  }
+  return static_cast<std::size_t>(most);
 }
 
 cudaError_t launch_selective_scan(const SelectiveScanParams& p, void* workspace,
@@ -386,7 +415,7 @@ cudaError_t launch_selective_scan(const SelectiveScanParams& p, void* workspace,
   if (p.seqlen == 1) return cuda::launch_one_token(p, p.seqlens, stream);
   if (p.seqlen > kMaxTokens) return cudaErrorInvalidValue;
   int processors = 0;
-  const cudaError_t error = cuda::device_attribute(cudaDevAttrMultiProcessorCount, &processors);
+  const cudaError_t error = cuda::count_processors(&processors);
   if (error != cudaSuccess) return error;
   const cuda::Route route = cuda::choose_route(p, processors);
   return cuda::with_element(p.type, [&](auto element) {

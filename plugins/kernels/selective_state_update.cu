@@ -138,6 +138,7 @@ cudaError_t launch_one_token(const SelectiveStateUpdateParams& p, const std::int
 }  // namespace cuda
 
 std::size_t selective_state_update_workspace(const SelectiveStateUpdateParams&) { return 0; }
+std::size_t selective_state_update_most_workspace(const SelectiveStateUpdateParams&) { return 0; }
 
 cudaError_t launch_selective_state_update(const SelectiveStateUpdateParams& p, void*,
                                           cudaStream_t stream) {

@@ -107,18 +107,25 @@ struct Shares {
   std::int64_t shortest;  // segment worth a pass of its own, in tokens
 };
 
+// Segments of a row in a batch of this size, before they are rounded to whole chunks, which makes
+// them fewer.
+inline std::int64_t wanted_segments(const SSDChunkScanParams& p, const Shares& shares,
+                                    std::int64_t batch, int processors) {
+  const std::int64_t blocks = batch * p.nheads * blocks_of(p.headdim, shares.columns);
+  const std::int64_t wanted = blocks > 0 ? 2 * processors / blocks : 1;
+  const std::int64_t possible = p.seqlen / shares.shortest;
+  const std::int64_t segments = wanted < possible ? wanted : possible;
+  return segments < 1 ? 1 : segments;
+}
+
 // Shares a scan out; a row is split if there are too few heads to occupy the device. The caller
 // sets the workspace.
 inline cudaError_t share_out(const SSDChunkScanParams& p, const Shares& shares, Scan* scan) {
-  int multiprocessors = 0;
-  const cudaError_t error = device_attribute(cudaDevAttrMultiProcessorCount, &multiprocessors);
+  int processors = 0;
+  const cudaError_t error = count_processors(&processors);
   if (error != cudaSuccess) return error;
   const std::int64_t slices = blocks_of(p.headdim, shares.columns);
-  const std::int64_t blocks = p.batch * p.nheads * slices;
-  const std::int64_t wanted = blocks > 0 ? 2 * multiprocessors / blocks : 1;
-  const std::int64_t possible = p.seqlen / shares.shortest;
-  std::int64_t segments = wanted < possible ? wanted : possible;
-  if (segments < 1) segments = 1;
+  std::int64_t segments = wanted_segments(p, shares, p.batch, processors);
   const std::int64_t segment =
       blocks_of(blocks_of(p.seqlen, segments), kWholeChunks) * kWholeChunks;
   if (segment > 0) segments = blocks_of(p.seqlen, segment);  // a row of no tokens has one, too

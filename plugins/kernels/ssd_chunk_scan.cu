@@ -225,6 +225,18 @@ std::size_t workspace_floats(const SSDChunkScanParams& p, const Shares& shares) 
   return state_floats(scan) + static_cast<std::size_t>(p.batch * p.nheads * scan.segments);
 }
 
+// Of all batches up to p.batch on all devices; larger ones than the last are not split.
+std::size_t most_workspace_floats(const SSDChunkScanParams& p, const Shares& shares) {
+  std::int64_t most = 0;
+  for (std::int64_t batch = 1; batch <= p.batch; ++batch) {
+    const std::int64_t segments = wanted_segments(p, shares, batch, kMostProcessors);
+    if (segments == 1) break;
+    const std::int64_t floats = batch * p.nheads * segments * (p.dstate * p.headdim + 1);
+    if (floats > most) most = floats;
+  }
+  return static_cast<std::size_t>(most);
+}
+
 }  // namespace
 
 cudaError_t join_segments(const Scan& scan, cudaStream_t stream) {
@@ -238,6 +250,12 @@ cudaError_t join_segments(const Scan& scan, cudaStream_t stream) {
 std::size_t ssd_chunk_scan_workspace(const SSDChunkScanParams& p) {
   const std::size_t rows = cuda::workspace_floats(p, cuda::kRowShares);
   const std::size_t matrices = cuda::workspace_floats(p, cuda::kMatrixShares);
+  return sizeof(float) * (rows < matrices ? matrices : rows);
+}
+
+std::size_t ssd_chunk_scan_most_workspace(const SSDChunkScanParams& p) {
+  const std::size_t rows = cuda::most_workspace_floats(p, cuda::kRowShares);
+  const std::size_t matrices = cuda::most_workspace_floats(p, cuda::kMatrixShares);
   return sizeof(float) * (rows < matrices ? matrices : rows);
 }
 

@@ -142,6 +142,7 @@ cudaError_t update_state(const SSDStateUpdateParams& p, const std::int32_t* seql
 }  // namespace cuda
 
 std::size_t ssd_state_update_workspace(const SSDStateUpdateParams&) { return 0; }
+std::size_t ssd_state_update_most_workspace(const SSDStateUpdateParams&) { return 0; }
 
 cudaError_t launch_ssd_state_update(const SSDStateUpdateParams& p, void*, cudaStream_t stream) {
   return cuda::update_state(p, nullptr, stream);

@@ -3,18 +3,10 @@
 
 #include <string>
 
-#include "cuda_kernels.h"
+#include "cuda_launch.h"
 #include "node.h"
 
 namespace mamba_export::ort {
-
-#define MAMBA_EXPORT_LAUNCH(Op, kernel)                                                     \
-  inline std::size_t workspace_bytes(const Op##Params& p) { return kernel##_workspace(p); } \
-  inline cudaError_t launch(const Op##Params& p, void* workspace, cudaStream_t stream) {    \
-    return launch_##kernel(p, workspace, stream);                                           \
-  }
-MAMBA_EXPORT_FOR_EACH_OP(MAMBA_EXPORT_LAUNCH)
-#undef MAMBA_EXPORT_LAUNCH
 
 class CudaBackend {
  public:
@@ -27,11 +19,9 @@ class CudaBackend {
   CudaBackend& operator=(const CudaBackend&) = delete;
   ~CudaBackend() { api_.ReleaseAllocator(allocator_); }
 
-  // The lengths are on the device: the kernels bound them there.
   template <class Params>
-  static std::string problem(Params params) {
-    forget_lengths(params, 0);
-    return validate(params);
+  static std::string problem(const Params& params) {
+    return validate_launch(params);
   }
 
   template <class Params>
@@ -53,13 +43,6 @@ class CudaBackend {
   }
 
  private:
-  template <class Params>
-  static auto forget_lengths(Params& params, int) -> decltype(void(params.seqlens)) {
-    params.seqlens = nullptr;
-  }
-  template <class Params>
-  static void forget_lengths(Params&, long) {}  // it has none
-
   const OrtApi& api_;
   OrtAllocator* allocator_ = nullptr;  // the provider's
 };

@@ -1,21 +1,6 @@
 #include "custom_op.h"
 
-#include <cstring>
-
 namespace mamba_export::ort {
-namespace {
-
-std::size_t input_like(const Contract& contract, const TensorSpec& output) {
-  std::size_t i = 0;
-  while (contract.inputs[i].element != output.element ||
-         std::strcmp(contract.inputs[i].axes.text, output.axes.text) != 0) {
-    ++i;
-  }
-  return i;
-}
-
-}  // namespace
-
 ONNXTensorElementDataType onnx_type(Element element, Types types) {
   const auto of = [](ElementType type) {
     switch (type) {

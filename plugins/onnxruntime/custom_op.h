@@ -1,9 +1,5 @@
-// The adapter of every op for ONNX Runtime: read, validate, run, report. An op adds a class with
-//
-//   using Params = ...;                  // whose members have the names of inputs and outputs
-//   static constexpr const char* kName;  // in the contract
-//   static void read(Attributes&, Params&);     // once, when the session is made
-//   static void resize(const Sizes&, Params&);  // at every run
+// The adapter of every op for ONNX Runtime: read, validate, run, report. What differs between ops
+// is in nodes.h.
 #pragma once
 
 #include <onnxruntime_cxx_api.h>
@@ -12,17 +8,12 @@
 
 #include "cpu_backend.h"
 #include "node.h"
+#include "nodes.h"
 #ifdef MAMBA_EXPORT_CUDA
 #include "cuda_backend.h"
 #endif
 
 namespace mamba_export::ort {
-
-// The types that one registration of an op is for.
-struct Types {
-  ElementType io;
-  ElementType residual;
-};
 
 ONNXTensorElementDataType onnx_type(Element element, Types types);
 
@@ -39,7 +30,7 @@ class Kernel {
  public:
   Kernel(const OrtApi& api, const OrtKernelInfo* info, Types types)
       : api_(api), backend_(api, info) {
-    Attributes attributes(api, info, kContract<Op>);
+    NodeAttributes attributes(api, info, kContract<Op>);
     Op::read(attributes, params_);
     attributes.require_all_read();
     params_.type = types.io;
@@ -53,7 +44,7 @@ class Kernel {
       const Sizes sizes = tensors.bind_inputs(&params);
       Op::resize(sizes, params);
       if (const std::string problem = Backend::problem(params); !problem.empty()) {
-        throw Ort::Exception(std::string(Op::kName) + ": " + problem, ORT_INVALID_ARGUMENT);
+        throw NodeError(std::string(Op::kName) + ": " + problem);
       }
       tensors.bind_outputs(sizes, &params);
       backend_.run(context, params);
@@ -108,6 +99,7 @@ constexpr Provider kProviders[] = {
 #endif
 };
 
+// The runtime may use it for as long as the process lives.
 template <class Op>
 const OrtCustomOp* make_op(const OrtApi* api, Types types, [[maybe_unused]] Provider provider) {
 #ifdef MAMBA_EXPORT_CUDA
@@ -115,17 +107,5 @@ const OrtCustomOp* make_op(const OrtApi* api, Types types, [[maybe_unused]] Prov
 #endif
   return new CustomOp<Op, CpuBackend>(api, types);
 }
-
-// Each is defined in the file of its op. The runtime may use it for as long as the process lives.
-#define MAMBA_EXPORT_OP(op, root, version) \
-  const OrtCustomOp* make_##root(const OrtApi* api, Types types, Provider provider);
-#define MAMBA_EXPORT_INPUT(op, name, element, axes)
-#define MAMBA_EXPORT_OUTPUT(op, name, element, axes)
-#define MAMBA_EXPORT_ATTRIBUTE(op, name, type)
-#include "op_contract.inc"
-#undef MAMBA_EXPORT_OP
-#undef MAMBA_EXPORT_INPUT
-#undef MAMBA_EXPORT_OUTPUT
-#undef MAMBA_EXPORT_ATTRIBUTE
 
 }  // namespace mamba_export::ort

@@ -29,12 +29,12 @@ constexpr bool differs_by(const Contract& contract, Types types) {
 
 std::vector<const OrtCustomOp*> make_ops(const OrtApi* api) {
   std::vector<const OrtCustomOp*> ops;
-#define MAMBA_EXPORT_OP(op, root, version)                \
-  for (const Provider provider : kProviders) {            \
-    for (const Types types : kTypes) {                    \
-      if (!differs_by(contract_of(#op), types)) continue; \
-      ops.push_back(make_##root(api, types, provider));   \
-    }                                                     \
+#define MAMBA_EXPORT_OP(op, root, version)                     \
+  for (const Provider provider : kProviders) {                 \
+    for (const Types types : kTypes) {                         \
+      if (!differs_by(contract_of(#op), types)) continue;      \
+      ops.push_back(make_op<nodes::op>(api, types, provider)); \
+    }                                                          \
   }
 #define MAMBA_EXPORT_INPUT(op, name, element, axes)
 #define MAMBA_EXPORT_OUTPUT(op, name, element, axes)

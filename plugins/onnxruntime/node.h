@@ -1,17 +1,17 @@
 // One node of a graph as an op sees it: attributes when the session is made, tensors when it runs.
-// What is wrong is thrown as Ort::Exception; `guarded` turns that into the runtime's status.
+// What is wrong is thrown as NodeError or Ort::Exception; `guarded` turns that into a status.
 #pragma once
 
 #include <onnxruntime_cxx_api.h>
 
-#include <array>
 #include <cstdint>
 #include <exception>
-#include <initializer_list>
 #include <optional>
 #include <string>
 
-#include "contract.h"
+#include "attributes.h"
+#include "node_error.h"
+#include "sizes.h"
 
 namespace mamba_export::ort {
 
@@ -21,6 +21,8 @@ OrtStatusPtr guarded(const OrtApi& api, const F& body) noexcept {
   try {
     body();
     return nullptr;
+  } catch (const NodeError& error) {
+    return api.CreateStatus(ORT_INVALID_ARGUMENT, error.what());
   } catch (const Ort::Exception& error) {
     return api.CreateStatus(error.GetOrtErrorCode(), error.what());
   } catch (const std::exception& error) {
@@ -33,64 +35,20 @@ OrtStatusPtr guarded(const OrtApi& api, const F& body) noexcept {
 // Throws a status of the runtime that is none.
 void require_ok(const OrtApi& api, OrtStatus* status);
 
-// The attributes of a node. An adapter must read each one of the contract, and no other.
-class Attributes {
+// The attributes of a node.
+class NodeAttributes : public Attributes {
  public:
-  Attributes(const OrtApi& api, const OrtKernelInfo* info, const Contract& contract);
-
-  bool boolean(const char* name);
-  std::int64_t integer(const char* name);
-  float real(const char* name);
-  std::string one_of(const char* name, std::initializer_list<const char*> choices);
-
-  // Throws what is wrong with an attribute.
-  [[noreturn]] void reject(const char* name, const std::string& expected,
-                           const std::string& found) const;
-
-  // Throws if the contract has an attribute that was not read.
-  void require_all_read() const;
+  NodeAttributes(const OrtApi& api, const OrtKernelInfo* info, const Contract& contract);
 
  private:
-  void declare_read(const char* name);
-  std::optional<std::string> find_text(const char* name) const;
+  std::optional<std::int64_t> find_int(const char* name) const override;
+  std::optional<float> find_float(const char* name) const override;
+  std::optional<std::string> find_string(const char* name) const override;
+  std::string node_name() const override;
+  bool found(OrtStatus* absent) const;
 
   const OrtApi& api_;
   const OrtKernelInfo* info_;
-  const Contract& contract_;
-  std::array<bool, 16> read_ = {};
-};
-
-// A shape, without an allocation of ours. Of one with too many axes only the rank is right.
-struct Shape {
-  std::size_t rank = 0;
-  std::array<std::int64_t, kMaxRank> dims = {};
-};
-
-// The sizes of a node's tensors, each with the input that had it first.
-class Sizes {
- public:
-  std::int64_t operator[](char letter) const { return of_[index(letter)].size; }
-
-  // All leading axes together.
-  std::int64_t rows() const;
-
-  // Adds those of an input. Throws if its shape does not fit the contract, or the other inputs.
-  void add(const TensorSpec& spec, const Shape& shape);
-
-  // Returns the shape of a tensor that has these sizes.
-  Shape shape_of(const TensorSpec& spec) const;
-
- private:
-  struct Size {
-    std::int64_t size = 0;
-    const char* input = nullptr;
-  };
-
-  static std::size_t index(char letter) { return static_cast<std::size_t>(letter - 'A'); }
-
-  std::array<Size, 26> of_;
-  Shape leading_;
-  const char* leading_input_ = nullptr;
 };
 
 // The tensors of one run of a node. Stores where they are in the op's Params.

@@ -60,8 +60,16 @@ class GuardedCall {
   }
 
   Outputs run(const Kernels& kernels, const Case& c, const Call& call) {
+    return run(c, call, [&](const std::vector<void*>& at) {
+      run_kernel(kernels, c.params(at), call.parallel_for);
+    });
+  }
+
+  // Runs `kernel(pointers to the operands)`.
+  template <class F>
+  Outputs run(const Case& c, const Call& call, const F& kernel) {
     const std::vector<void*> at = place(c, call);
-    run_kernel(kernels, c.params(at), call.parallel_for);
+    kernel(at);
     const std::size_t inputs = c.op->inputs.size();
     for (std::size_t i = 0; i < at.size(); ++i) {
       const std::string& name = (i < inputs ? c.op->inputs[i] : c.op->outputs[i - inputs]).name;

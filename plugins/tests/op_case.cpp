@@ -41,16 +41,6 @@ std::vector<OpSpec> read_contract() {
   return ops;
 }
 
-std::vector<std::int64_t> shape(const OperandSpec& spec, const Sizes& size) {
-  std::vector<std::int64_t> sizes;
-  std::istringstream axes(spec.axes);
-  for (std::string axis; std::getline(axes, axis, ',');) {
-    const std::int64_t less = axis.size() > 1 ? std::stoi(axis.substr(2)) : 0;  // K-1
-    sizes.push_back(size[axis[0]] - less);
-  }
-  return sizes;
-}
-
 bool starts_with(const std::string& text, const std::string& start) {
   return text.compare(0, start.size(), start) == 0;
 }
@@ -199,9 +189,19 @@ bool Case::has(char axis) const {
   });
 }
 
+std::vector<std::int64_t> Case::shape(const OperandSpec& spec) const {
+  std::vector<std::int64_t> sizes;
+  std::istringstream axes(spec.axes);
+  for (std::string axis; std::getline(axes, axis, ',');) {
+    const std::int64_t less = axis.size() > 1 ? std::stoi(axis.substr(2)) : 0;  // K-1
+    sizes.push_back(size[axis[0]] - less);
+  }
+  return sizes;
+}
+
 std::int64_t Case::count(const OperandSpec& spec) const {
   std::int64_t product = 1;
-  for (const std::int64_t extent : shape(spec, size)) product *= extent;
+  for (const std::int64_t extent : shape(spec)) product *= extent;
   return product;
 }
 

@@ -70,6 +70,7 @@ struct Case {
 
   bool has(char axis) const;  // whether an operand has this axis
   bool is(Kind kind) const { return op->kind == kind; }
+  std::vector<std::int64_t> shape(const OperandSpec& spec) const;
   std::int64_t count(const OperandSpec& spec) const;
   ElementType element(const OperandSpec& spec) const;
   std::size_t bytes(const OperandSpec& spec) const;

@@ -10,6 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build"
+TENSORRT = BUILD / "tensorrt"
 
 # -O1 halves the time of a build under sanitizers, and the kernels' own.
 SANITIZED = {"MAMBA_EXPORT_SANITIZE": "ON", "CMAKE_CXX_FLAGS_RELEASE": "-O1 -g1"}
@@ -23,6 +24,13 @@ def missing_tools() -> str | None:
     if shutil.which("cmake") is None or shutil.which("ninja") is None:
         return "no CMake or Ninja: pip install 'mamba-export[dev]'"
     return None
+
+
+def missing_tensorrt_headers() -> str | None:
+    """Return what a test of the TensorRT plugins lacks on this machine, or None."""
+    if (TENSORRT / "include" / "NvInferRuntime.h").is_file():
+        return None
+    return f"no TensorRT headers: cmake/fetch_tensorrt_headers.sh {TENSORRT.relative_to(ROOT)}"
 
 
 def build(
@@ -43,8 +51,9 @@ def build(
     """
     directory = BUILD / name
     directory.mkdir(parents=True, exist_ok=True)
-    fixed = dict.fromkeys(("MAMBA_EXPORT_ONNXRUNTIME", "MAMBA_EXPORT_CUDA"), "OFF")
-    fixed["MAMBA_EXPORT_TESTS"] = "ON"
+    components = ("MAMBA_EXPORT_ONNXRUNTIME", "MAMBA_EXPORT_CUDA", "MAMBA_EXPORT_TENSORRT")
+    fixed = dict.fromkeys(components, "OFF")
+    fixed |= {"MAMBA_EXPORT_TESTS": "ON", "TensorRT_ROOT": str(TENSORRT)}
     defines = [f"-D{key}={value}" for key, value in (fixed | dict(options or {})).items()]
     with (directory / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -1,6 +1,6 @@
 // The CUDA kernels for Python's tests and benchmarks, without a runtime: an op by its name, sizes
 // by their letters, operands in the contract's order.
-#include "cuda_kernels.h"
+#include "cuda_launch.h"
 #include "op_case.h"
 
 namespace mamba_export::testing {
@@ -34,21 +34,13 @@ Params params_of(const KernelCall& call, void* const* operands) {
   return c.params(std::vector<void*>(operands, operands + count));
 }
 
-#define MAMBA_EXPORT_OVERLOAD(Op, kernel)                                         \
-  std::size_t workspace_of(const Op##Params& p) { return kernel##_workspace(p); } \
-  cudaError_t launch(const Op##Params& p, void* workspace, cudaStream_t stream) { \
-    return launch_##kernel(p, workspace, stream);                                 \
-  }
-MAMBA_EXPORT_FOR_EACH_OP(MAMBA_EXPORT_OVERLOAD)
-#undef MAMBA_EXPORT_OVERLOAD
-
 }  // namespace
 }  // namespace mamba_export::testing
 
 extern "C" __attribute__((visibility("default"))) std::size_t mamba_workspace(
     const mamba_export::testing::KernelCall* call, void* const* operands) {
   using namespace mamba_export::testing;
-  return std::visit([](const auto& p) { return workspace_of(p); }, params_of(*call, operands));
+  return std::visit([](const auto& p) { return workspace_bytes(p); }, params_of(*call, operands));
 }
 
 // Returns CUDA's error code; -1 for a call that makes no sense, which is a bug of the test.

@@ -14,6 +14,15 @@ enum cudaDeviceAttr {
 
 struct CUstream_st;
 using cudaStream_t = CUstream_st*;
+struct CUevent_st;
+using cudaEvent_t = CUevent_st*;
+
+inline const char* cudaGetErrorString(cudaError_t error) {
+  return error == cudaErrorInvalidValue ? "invalid argument" : "an error of the emulated device";
+}
+
+// Kernels have run when their launch returns.
+inline cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
 
 inline cudaError_t cudaGetDevice(int* device) {
   *device = 0;

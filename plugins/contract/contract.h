@@ -13,11 +13,17 @@
 #include "selective_scan.h"
 #include "ssd_chunk_scan.h"
 
-namespace mamba_export::ort {
+namespace mamba_export {
 
 // As in mamba_export/ops/contract.py: `io` is the type of the activations, one for the whole node,
 // `residual` that of the residual stream: float32 or the same.
 enum class Element : std::uint8_t { io, residual, state, f32, i32 };
+
+// The types that one node has for the first two.
+struct Types {
+  ElementType io;
+  ElementType residual;
+};
 
 constexpr std::size_t kMaxRank = 8;
 
@@ -162,4 +168,4 @@ constexpr Contract contract_of(const char* op) {
           rows_of(op, kAttributes)};
 }
 
-}  // namespace mamba_export::ort
+}  // namespace mamba_export

@@ -1,0 +1,180 @@
+// Random calls of the TensorRT plugins, driven as TensorRT drives them, without TensorRT. What
+// `enqueue` leaves is compared with a float64 reference and with the kernels called directly.
+#include <cstdio>
+#include <cstdlib>
+#include <initializer_list>
+#include <string>
+#include <utility>
+#include <variant>
+
+#include "cuda_launch.h"
+#include "driven_plugin.h"
+#include "generate.h"
+#include "guarded_call.h"
+#include "properties.h"
+#include "reference.h"
+#include "refusals.h"
+
+namespace mamba_export::testing {
+namespace {
+
+constexpr char kHelp[] =
+    "usage: plugin_harness fuzz OP CASES SEED    run random cases of an op\n"
+    "       plugin_harness workspace CASES SEED  compare promised with needed workspaces\n"
+    "       plugin_harness refusals              print what is said of each mistake\n";
+
+// Sizes that a profile may reach beyond those of a case. Far larger batches need less workspace.
+Case larger(Case c, Random& random) {
+  for (const char letter : {'B', 'T', 'R'}) {
+    if (random.chance(0.3)) continue;
+    c.size[letter] = c.size[letter] * random.integer(1, 64) + random.integer(0, 3);
+  }
+  return c;
+}
+
+class Harness {
+ public:
+  Harness() : workspace_(std::size_t{256} << 20) {
+    share_memory(workspace_.memory(), workspace_.capacity());
+  }
+
+  void run_case(const Case& c, Random& random) {
+    if (c.is(Kind::kSelective) && c.size['N'] == 0) return;  // no kernel supports it
+    const bool two_leading = c.has('R') && random.chance(0.5);
+    const DrivenPlugin parsed(c.op->name, Fields(c), nvinfer1::TensorRTPhase::kBUILD);
+    const std::size_t bytes = parsed.build(c, larger(c, random), two_leading);
+    const DrivenPlugin engine = parsed.from_engine().from_engine();
+    const DrivenPlugin contexts[] = {engine.in_context(), engine.in_context()};
+    // Shapes change in one context, then in the other one, and back.
+    check(contexts[0], c, two_leading, bytes, random);
+    if (c.rows() > 0) {
+      const Case row = c.part(random.integer(0, c.rows() - 1), 0, c.seqlen());
+      check(contexts[1], row, two_leading, bytes, random);
+      check(contexts[0], row, two_leading, bytes, random);
+    }
+    check(contexts[0], c, two_leading, bytes, random);
+    ++counts_.cases;
+  }
+
+  const Counts& counts() const { return counts_; }
+
+ private:
+  void check(const DrivenPlugin& plugin, const Case& c, bool two_leading, std::size_t bytes,
+             Random& random) {
+    const Call call{random.chance(0.5), random.chance(0.5), {}};
+    void* const workspace = workspace_.place((bytes + 15) / 16 * 16, true);
+    const Outputs ours = guarded_.run(
+        c, call, [&](const std::vector<void*>& at) { plugin.run(c, two_leading, at, workspace); });
+    ++counts_.runs;
+    counts_.in_place += call.in_place && c.carries();
+    if (!workspace_.margin_intact()) throw Failure("wrote beside the workspace");
+    const auto precision =
+        c.op->name == "SSDChunkScan" ? Precision::kMatrices : Precision::kFloat32;
+    const Expected expected = reference(c, precision);
+    compare("y", c.type, ours.y, expected.y, counts_);
+    compare("state", c.element(c.op->outputs.back()), ours.carried, expected.carried, counts_);
+    const Outputs direct = guarded_.run(*kernel_sets().front(), c, call);
+    if (ours.y != direct.y || ours.carried != direct.carried) {
+      throw Failure("the plugin and its kernel give different bits");
+    }
+  }
+
+  GuardedCall guarded_;
+  GuardedMemory workspace_;
+  Counts counts_;
+};
+
+int fuzz(const std::string& op, std::int64_t cases, std::uint64_t seed) {
+  Harness harness;
+  for (std::int64_t i = 0; i < cases; ++i) {
+    Random random(seed, static_cast<std::uint64_t>(i));
+    const Case c = generate(random, &op_named(op), false);
+    try {
+      harness.run_case(c, random);
+    } catch (const Failure& failure) {
+      std::printf("FAILED: %s\n  case %lld: %s\n", failure.what(), static_cast<long long>(i),
+                  c.describe().c_str());
+      return 1;
+    }
+  }
+  const Counts& counts = harness.counts();
+  std::printf("plugin_harness: cases=%lld runs=%lld in_place=%lld compared=%lld\n",
+              static_cast<long long>(counts.cases), static_cast<long long>(counts.runs),
+              static_cast<long long>(counts.in_place), static_cast<long long>(counts.compared));
+  return 0;
+}
+
+// Whatever batch and sequence come, up to those of the build, the workspace of the build suffices.
+// Returns how many calls needed any.
+template <class Params>
+std::int64_t check_workspace(const Case& largest, Random& random) {
+  const DrivenPlugin plugin(largest.op->name, Fields(largest), nvinfer1::TensorRTPhase::kBUILD);
+  const std::size_t promised = plugin.build(largest, largest, false);
+  const std::vector<void*> nowhere(largest.op->inputs.size() + largest.op->outputs.size());
+  Params p = std::get<Params>(largest.params(nowhere));
+  std::int64_t needed = 0;
+  for (int i = 0; i < 20; ++i) {
+    p.batch = random.integer(0, largest.size['B']);
+    p.seqlen = random.integer(0, largest.size['T']);
+    const std::size_t bytes = workspace_bytes(p);
+    if (bytes > promised) {
+      throw Failure(largest.describe() + ": batch " + std::to_string(p.batch) + " and sequence " +
+                    std::to_string(p.seqlen) + " need " + std::to_string(bytes) +
+                    " bytes, promised are " + std::to_string(promised));
+    }
+    needed += bytes > 0;
+  }
+  return needed;
+}
+
+int workspace(std::int64_t cases, std::uint64_t seed) {
+  std::int64_t needed = 0;
+  for (std::int64_t i = 0; i < cases; ++i) {
+    Random random(seed, static_cast<std::uint64_t>(i));
+    Case c;
+    for (const auto& [letter, most] : std::initializer_list<std::pair<char, int>>{
+             {'B', 64}, {'T', 8192}, {'D', 300}, {'H', 8}, {'P', 128}, {'N', 128}, {'G', 1}}) {
+      c.size[letter] = random.integer(1, most);
+    }
+    try {
+      c.op = &op_named("SelectiveScan");
+      needed += check_workspace<SelectiveScanParams>(c, random);
+      c.op = &op_named("SSDChunkScan");
+      needed += check_workspace<SSDChunkScanParams>(c, random);
+    } catch (const Failure& failure) {
+      std::printf("FAILED: %s\n", failure.what());
+      return 1;
+    }
+  }
+  std::printf("plugin_harness: cases=%lld needed=%lld\n", static_cast<long long>(cases),
+              static_cast<long long>(needed));
+  return 0;
+}
+
+int run_main(int count, char** words) {
+  const std::string command = count > 1 ? words[1] : "";
+  if (command == "fuzz" && count == 5) {
+    return fuzz(words[2], std::atoll(words[3]), std::strtoull(words[4], nullptr, 10));
+  }
+  if (command == "workspace" && count == 4) {
+    return workspace(std::atoll(words[2]), std::strtoull(words[3], nullptr, 10));
+  }
+  if (command == "refusals" && count == 2) {
+    print_refusals();
+    return 0;
+  }
+  std::fputs(kHelp, stdout);
+  return 2;
+}
+
+}  // namespace
+}  // namespace mamba_export::testing
+
+int main(int count, char** words) {
+  try {
+    return mamba_export::testing::run_main(count, words);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "plugin_harness: %s\n", error.what());
+    return 3;
+  }
+}

@@ -1,0 +1,122 @@
+"""The TensorRT plugins, driven as TensorRT does it; see plugins/tests/tensorrt."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.cuda.device import architecture
+from mamba_export.ops import DOMAIN, OPS, VERSION
+from tests.plugins.programs import ROOT, build, missing_tensorrt_headers, missing_tools, run
+
+CASES = 60
+WORKSPACES = 2_000
+SEED = 20240531
+
+
+def programs(name: str, targets: list[str], options: dict[str, str]) -> dict[str, Path]:
+    missing = missing_tools() or missing_tensorrt_headers()
+    if missing is not None:
+        pytest.skip(missing)
+    return build(name, targets, options)
+
+
+@pytest.fixture(scope="module")
+def harness() -> Path:
+    """The plugins, linked with the CUDA kernels on an emulated device."""
+    return programs("release", ["plugin_harness"], {})["plugin_harness"]
+
+
+def check_fuzzed_inputs(program: Path, op: str) -> None:
+    code, output = run(program, "fuzz", op, CASES, SEED)
+    assert code == 0, output
+    found = re.search(r"cases=(\d+) runs=(\d+) in_place=(\d+) compared=(\d+)", output)
+    assert found is not None, output
+    cases, runs, in_place, compared = map(int, found.groups())
+    assert cases > 0.9 * CASES  # the rest has sizes that no kernel supports
+    assert runs > 3.5 * cases  # two contexts, two shapes
+    assert (in_place > cases) == (op != "GatedRMSNorm")  # which carries no state
+    assert compared > 100 * cases
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("op", [op.name for op in OPS])
+def test_fuzzed_inputs(op: str, harness: Path) -> None:
+    """Through build, engine and contexts to the bits of the kernels, near those of float64."""
+    check_fuzzed_inputs(harness, op)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("op", [op.name for op in OPS])
+def test_fuzzed_inputs_on_a_device(op: str) -> None:
+    if not torch.cuda.is_available() or shutil.which("nvcc") is None:
+        pytest.skip("no CUDA device, or no nvcc")
+    capability = ".".join(map(str, torch.cuda.get_device_capability()))
+    options = {
+        "MAMBA_EXPORT_CUDA": "ON",
+        "MAMBA_EXPORT_CUDA_ARCHITECTURES": architecture(capability),
+        "MAMBA_EXPORT_ONNXRUNTIME": "AUTO",
+    }
+    name = "plugin_harness_cuda"
+    check_fuzzed_inputs(programs("cuda", [name], options)[name], op)
+
+
+def test_the_workspace_of_a_build_suffices_for_every_smaller_call(harness: Path) -> None:
+    """A small batch is split into segments, which need workspace; the largest one is not."""
+    code, output = run(harness, "workspace", WORKSPACES, SEED)
+    assert code == 0, output
+    found = re.search(r"cases=(\d+) needed=(\d+)", output)
+    assert found is not None, output
+    assert int(found[1]) == WORKSPACES
+    assert int(found[2]) > WORKSPACES
+
+
+# Base cases: B=5 T=13 C=10 K=4 D=12 N=6 G=3 H=9 P=11 R=7.
+REFUSALS = {
+    "rank": "CausalConv1d: input 'x' must have shape [B,T,C], found [5, 13]",
+    "size": "SelectiveScan: input 'A' must have shape [D,N], found [13, 6], so D = 13, "
+    "but 'x' has D = 12",
+    "inputs": "SSDStateUpdate has 8 inputs, found 7",
+    "activations of two types": "CausalConv1dUpdate: input 'bias' must be float32, as 'x' is, "
+    "found float16",
+    "state of 16 bits": "SSDChunkScan: input 'ssm_state' must be float32, found float16",
+    "lengths of 64 bits": "SelectiveScan: input 'seqlens' must be int32, found int64",
+    "activations of 8 bits": "GatedRMSNorm: input 'x' must be float32, float16 or bfloat16, "
+    "found TensorRT's type 2",
+    "residual stream of another type": "AddRMSNorm: input 'delta' must be float16, "
+    "as 'hidden' is, or 'hidden' float32, found float32",
+    "rank in a profile": "GatedRMSNorm: input 'weight' must have shape [D], found []",
+    "width": "CausalConv1d: the filter's width is 9, supported are 2 to 4",
+    "groups": "SSDChunkScan: nheads is 9, which 2 groups do not divide",
+    "size in a call": "SSDStateUpdate: input 'ssm_state' must have shape [B,H,N,P], "
+    "found [1, 9, 6, 11], so B = 1, but 'x' has B = 5",
+    "profile": "SelectiveStateUpdate: input 'x' has D from 3 to 12 in this profile, "
+    "but only batch, sequence and leading axes may vary",
+}
+
+
+def test_mistakes_are_refused_with_a_message(harness: Path) -> None:
+    code, output = run(harness, "refusals")
+    assert code == 0, output
+    assert dict(line.split("\t") for line in output.splitlines()) == {
+        name: f"mamba_export: layer 'the_layer': {words}" for name, words in REFUSALS.items()
+    }
+
+
+def test_the_self_registering_library_adds_what_is_not_there() -> None:
+    """The program has AddRMSNorm already, and loads the library twice."""
+    library = ROOT / "mamba_export" / "lib" / "libmamba_tensorrt_autoload.so"
+    if not library.is_file():
+        pytest.skip(f"{library.name} was not built: make plugins CUDA=ON")
+    host = programs("release", ["autoload_host"], {})["autoload_host"]
+    code, output = run(host, library, library)
+    assert code == 0, output
+    assert output.splitlines() == [
+        *(f"{op.name} {VERSION} in {DOMAIN}" for op in OPS if op.name != "AddRMSNorm"),
+        "log: mamba_export: GatedRMSNorm node 'the_layer': attribute 'ngroups' must be an int, "
+        "found no int of this name",
+    ]
