@@ -87,6 +87,7 @@ def _build(architectures: str) -> bool:
         "MAMBA_EXPORT_CUDA": "ON",
         "MAMBA_EXPORT_CUDA_ARCHITECTURES": architectures,
         "MAMBA_EXPORT_ONNXRUNTIME": "AUTO",
+        "MAMBA_EXPORT_TENSORRT": "OFF",
     }
     configure = ["cmake", "-S", str(ROOT), "-B", str(BUILD), "-G", "Ninja"]
     configure += [f"-D{name}={value}" for name, value in defines.items()]

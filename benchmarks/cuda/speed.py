@@ -131,6 +131,9 @@ def runtime_problem() -> str | None:
 def our_speed(text: str, steps: int) -> CudaSpeed:
     """Parse what `mamba-export bench` printed; its steps count as means of passes."""
     document = json.loads(text)
+    # Such as steps without a captured graph: something else was measured than what is compared.
+    if warnings := document.get("warnings"):
+        raise WorkerError("; ".join(map(str, warnings)))
     prefill = {each["seqlen"]: tuple(each["seconds"]) for each in document["prefill"]}
     return CudaSpeed(prefill, means(document["decode"]["seconds"], steps // LEAST_PASSES))
 

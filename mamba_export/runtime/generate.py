@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 FinishReason = Literal["stop", "length"]
 
-# Tokens of a prompt that run at once: activations take memory in proportion to it.
-_CHUNK = 512
-
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateOptions:
@@ -127,7 +124,8 @@ def generate(
 ) -> list[Generation]:
     """Continue every prompt.
 
-    Prompts are prefilled in chunks of 512 tokens, each from the state after the one before it.
+    Prompts are prefilled in chunks of ``session.prefill_chunk`` tokens, each from the state after
+    the one before it.
     Prompts of unequal length share one right-padded prefill where the session takes padded batches,
     and are prefilled one by one where it does not. Steps are batched in either case.
 
@@ -208,8 +206,9 @@ def _prefill_together(
     ends = lengths - 1
     last: NDArray[np.float32] | None = None
     state: State | None = None
-    for first in range(0, longest, _CHUNK):
-        chunk = slice(first, first + _CHUNK)
+    width = session.prefill_chunk
+    for first in range(0, longest, width):
+        chunk = slice(first, first + width)
         # A row that ended before this chunk is all padding in it, and keeps its state.
         mask = valid[:, chunk].astype(np.int64) if session.padded else None
         logits, state = session.prefill(
@@ -218,7 +217,7 @@ def _prefill_together(
         if last is None:
             last = np.empty((len(prompts), logits.shape[-1]), np.float32)
         # Padding stands right of a row, where its logits are those of the row's last token.
-        here = np.flatnonzero(ends // _CHUNK == first // _CHUNK)
+        here = np.flatnonzero(ends // width == first // width)
         last[here] = logits[here, -1]
     assert last is not None
     assert state is not None

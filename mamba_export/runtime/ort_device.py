@@ -68,6 +68,11 @@ class OrtDevice:
         """Whether the next token is chosen where the logits lie: they are slow to fetch."""
         return self.kind == "cuda"
 
+    @property
+    def prefill_chunk(self) -> int:
+        """Tokens of a prompt that are run at once."""
+        return 512 if self.kind == "cpu" else 8192
+
     def providers(self, *, capture: bool = False) -> list[Any]:
         """Return what a session is opened with.
 

@@ -120,6 +120,7 @@ class OrtSession:
         self._providers = self.device.providers()
         self.vocab_size = manifest.vocab_size
         self.padded = manifest.padded
+        self.prefill_chunk = self.device.prefill_chunk
         self.states = manifest.states
         self.eos_token_ids = manifest.eos_token_ids
         self.native = _native_library(artifact, self.device) if native and manifest.ops else None

@@ -70,10 +70,26 @@ _PROBABILITIES = """
     probabilities = Div (weights, total)
 """
 
+# In rows of 256, and then of the rows' sums: the CUDA provider's own adds up the predecessors of
+# every element anew, too many in a whole vocabulary.
+_RUNNING_SUM = """
+    {sum}_longer = Pad ({values}, padding)
+    {sum}_rows = Reshape ({sum}_longer, in_rows)
+    {sum}_inner = CumSum ({sum}_rows, second_axis)
+    {sum}_of_row = Slice ({sum}_inner, row_last, row_size, last_axis)
+    {sum}_before = CumSum <exclusive = 1> ({sum}_of_row, axis)
+    {sum}_joined = Add ({sum}_inner, {sum}_before)
+    {sum}_flat = Reshape ({sum}_joined, in_one)
+    {sum} = Slice ({sum}_flat, zero, row_end, last_axis)
+"""
+_SUM_ROW = 256
+
 # The most probable one is the last in ascending order: it is kept whatever the sums come to.
-_TOP_P = """
+_ASCENDING = """
     ascending, order = TopK <largest = 0> (probabilities, row_end)
-    sums = CumSum (ascending, axis)
+"""
+
+_TOP_P = """
     suffices = Greater (sums, rest)
     is_last = Equal (ids, last_id)
     in_nucleus = Or (suffices, is_last)
@@ -84,7 +100,6 @@ _TOP_P = """
 """
 
 _DRAW = """
-    cumulative = CumSum (drawn_from, axis)
     whole = ReduceMax <keepdims = 1> (cumulative, last_axis)
     mark = Mul (whole, draw)
     is_before = LessOrEqual (cumulative, mark)
@@ -121,6 +136,15 @@ def sampler_graph(sampling: Sampling, vocab_size: int) -> bytes:
         f"double rest = {{{1 - sampling.top_p!r}}}",
         f"double penalty = {{{sampling.repetition_penalty!r}}}",
     ]
+    rows = -(-vocab_size // _SUM_ROW)
+    constants += [
+        f"int64[4] padding = {{0, 0, 0, {rows * _SUM_ROW - vocab_size}}}",
+        f"int64[3] in_rows = {{0, {rows}, {_SUM_ROW}}}",
+        f"int64[2] in_one = {{0, {rows * _SUM_ROW}}}",
+        f"int64[1] row_last = {{{_SUM_ROW - 1}}}",
+        f"int64[1] row_size = {{{_SUM_ROW}}}",
+        "int64 second_axis = {2}",
+    ]
     body = _ROW.replace("{vocab_size}", str(vocab_size))
     if sampling.repetition_penalty == 1:
         body += "scores = Identity (row)\n"
@@ -137,11 +161,18 @@ def sampler_graph(sampling: Sampling, vocab_size: int) -> bytes:
         else:
             body += "weights = Identity (every_weight)\n"
         body += _PROBABILITIES
-        body += _TOP_P if sampling.top_p < 1 else "drawn_from = Identity (probabilities)\n"
-        body += _DRAW
+        if sampling.top_p < 1:
+            body += _ASCENDING + _running_sum("ascending", "sums") + _TOP_P
+        else:
+            body += "drawn_from = Identity (probabilities)\n"
+        body += _running_sum("drawn_from", "cumulative") + _DRAW
     if sampling.repetition_penalty != 1:
         outputs.append(f"bool[B,{vocab_size}] seen_next")
         body += _REMEMBER
     signature = f"sampler ({', '.join(inputs)}) => ({', '.join(outputs)}) <{', '.join(constants)}>"
     model = onnx.parser.parse_model(f"{_HEADER} {signature} {{ {body} }}")
     return bytes(model.SerializeToString())
+
+
+def _running_sum(values: str, name: str) -> str:
+    return _RUNNING_SUM.replace("{values}", values).replace("{sum}", name)

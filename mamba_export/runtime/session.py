@@ -45,10 +45,13 @@ class Session(Protocol):
         padded: ``prefill`` takes an attention_mask.
         states: the state tensors.
         eos_token_ids: tokens that end a text, perhaps none.
+        prefill_chunk: tokens of a prompt that are best run at once: fewer leave a device idle,
+            and activations take memory in proportion to it.
     """
 
     vocab_size: int
     padded: bool
+    prefill_chunk: int
     states: tuple[StateSpec, ...]
     eos_token_ids: tuple[int, ...]
 

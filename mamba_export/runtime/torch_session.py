@@ -51,6 +51,7 @@ class TorchSession:
     """The eager session; see :class:`mamba_export.runtime.session.Session`."""
 
     padded = True
+    prefill_chunk = 512
 
     def __init__(self, model: LanguageModel, eos_token_ids: tuple[int, ...] = ()) -> None:
         self.model = model

@@ -46,6 +46,7 @@ def programs() -> dict[str, Path]:
         "MAMBA_EXPORT_CUDA": "ON",
         "MAMBA_EXPORT_CUDA_ARCHITECTURES": architecture(capability),
         "MAMBA_EXPORT_ONNXRUNTIME": "AUTO",
+        "MAMBA_EXPORT_TENSORRT": "OFF",
     }
     found = build("cuda", ["cuda_fuzz", "mamba_kernel_library"], options)
     found["mamba_kernel_library"] = found["cuda_fuzz"].with_name("libmamba_kernel_library.so")

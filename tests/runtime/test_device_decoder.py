@@ -46,11 +46,11 @@ class Fixed:
 class Sampler:
     """The graph of a way of sampling, on the CPU."""
 
-    def __init__(self, sampling: Sampling) -> None:
+    def __init__(self, sampling: Sampling, vocab_size: int = VOCAB) -> None:
         options = ort.SessionOptions()
         options.log_severity_level = 3
         self.session = ort.InferenceSession(
-            sampler_graph(sampling, VOCAB), options, providers=["CPUExecutionProvider"]
+            sampler_graph(sampling, vocab_size), options, providers=["CPUExecutionProvider"]
         )
         self.sampling = sampling
         self.names = {value.name for value in self.session.get_inputs()}
@@ -83,6 +83,19 @@ def test_the_graph_takes_the_tokens_that_choose_takes(sampling: Sampling) -> Non
             np.testing.assert_array_equal(rest[0], seen)
         else:
             assert rest == []
+
+
+@pytest.mark.parametrize("vocab_size", [255, 256, 257, 50_288])
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_vocabularies_of_any_size(vocab_size: int, top_p: float) -> None:
+    sampling = Sampling(temperature=1.0, top_k=0, top_p=top_p, repetition_penalty=1.0)
+    sampler = Sampler(sampling, vocab_size)
+    rng = np.random.default_rng(vocab_size)
+    logits = rng.normal(0, 1, (40, vocab_size)).astype(np.float32)
+    seen, draws = np.zeros(logits.shape, bool), rng.random(len(logits))
+    token, finite = sampler(logits, seen, draws)
+    assert finite.all()
+    assert token[:, 0].tolist() == sampler.expected(logits, seen, draws)
 
 
 @pytest.mark.parametrize("draw", [0.0, 0.5, np.nextafter(1, 0)])

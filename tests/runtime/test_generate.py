@@ -39,6 +39,7 @@ class ToySession:
 
     states = ()
     vocab_size = VOCAB
+    prefill_chunk = 512
 
     def __init__(self, *, padded: bool = False, poison: int | None = None) -> None:
         self.padded = padded
@@ -138,14 +139,12 @@ def test_long_prompts_are_prefilled_in_chunks(padded: bool) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_rows_that_end_in_an_earlier_chunk_keep_their_state(
-    exports: Exports, family: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_that_end_in_an_earlier_chunk_keep_their_state(exports: Exports, family: str) -> None:
     prompts = [list(range(1, 1 + length)) for length in (3, 4, 5, 8, 11)]
     options = GenerateOptions(max_new_tokens=4)
     with open_session(exports(family, padded=True)) as session:
         expected = [generate(session, [prompt], options)[0].tokens for prompt in prompts]
-        monkeypatch.setattr("mamba_export.runtime.generate._CHUNK", 4)
+        session.prefill_chunk = 4
         assert texts(generate(session, prompts, options)) == expected
 
 

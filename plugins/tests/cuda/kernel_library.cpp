@@ -37,6 +37,7 @@ Params params_of(const KernelCall& call, void* const* operands) {
 }  // namespace
 }  // namespace mamba_export::testing
 
+// Returns the bytes of the workspace; the largest number for a call that makes no sense.
 extern "C" __attribute__((visibility("default"))) std::size_t mamba_workspace(
     const mamba_export::testing::KernelCall* call, void* const* operands) {
   using namespace mamba_export::testing;
