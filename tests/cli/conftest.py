@@ -46,7 +46,7 @@ class Result(NamedTuple):
 class CountingSession:
     """Its text counts upwards from the last token of the prompt."""
 
-    vocab_size, padded, states = VOCAB, True, ()
+    vocab_size, padded, states, prefill_chunk = VOCAB, True, (), 512
 
     def __enter__(self):
         return self
