@@ -61,7 +61,9 @@ def build_engine(
     force: bool = False,
     progress: Progress | None = None,
 ) -> BuiltEngine:
-    """Build an engine from an artifact. The artifact is not modified; the output is whole or absent.
+    """Build an engine from an artifact.
+
+    The artifact is not modified, and the directory is complete or absent.
 
     Args:
         source: an artifact of the dialect mamba or standard, with float weights.
@@ -99,9 +101,7 @@ def build_engine(
         if plugins_run(tensorrt, artifact, chosen):
             library = load_plugins(tensorrt, prepared, plugin_library())
         elif chosen.plugins_in_engine:
-            raise tensorrt.lacks(
-                "--plugins-in-engine", "a graph that plugins run", "function bodies"
-            )
+            raise tensorrt.lacks("--plugins-in-engine", "plugins in the graph", "function bodies")
         report = progress or (lambda stage, done, total: None)
         plan, seconds, layers = _build(tensorrt, prepared, chosen, library, cache, report)
         with storage_errors(directory.path):
@@ -133,7 +133,12 @@ def build_engine(
 
 
 def _check_device(tensorrt: TensorRT, options: EngineOptions, device: CudaDevice | None) -> None:
-    if device is not None or options.compute_capabilities:
+    if device is not None:
+        return
+    if options.compute_capabilities and tensorrt.runtime is EngineRuntime.tensorrt_rtx:
+        if options.strip_weights:
+            # Without a device its compiler stops in an internal check.
+            raise tensorrt.lacks("--strip-weights", "a CUDA device", "none")
         return
     hint = "run this on a machine with the GPU that the engine is for"
     if tensorrt.runtime is EngineRuntime.tensorrt_rtx:
@@ -176,7 +181,7 @@ def _build(
     if plan is None:
         raise EngineError(
             f"{tensorrt.title} cannot build the engine",
-            "try smaller --max-batch and --max-seqlen, --dialect standard, or another version",
+            "try without optional settings, with smaller sizes, or with another version",
             code="engine.build",
             file=str(prepared.file),
             found="; ".join(deque(log.problems, maxlen=3)) or "no reason given",

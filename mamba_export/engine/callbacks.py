@@ -31,7 +31,8 @@ class Log(Protocol):
 def log_of(module: Any) -> Any:
     """Return the one logger of a runtime: it keeps the first for as long as the process lives."""
 
-    class _Log(module.ILogger):  # type: ignore[misc] - the runtime is a parameter
+    # mypy cannot know a class that is a parameter, here and below.
+    class _Log(module.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             module.ILogger.__init__(self)
             self.problems: list[str] = []
@@ -54,7 +55,7 @@ def monitor_of(module: Any, report: Progress) -> Any:
     Its attribute ``stopped`` is what a signal, or the report, raised; None where nothing was.
     """
 
-    class _Monitor(module.IProgressMonitor):  # type: ignore[misc] - the runtime is a parameter
+    class _Monitor(module.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             module.IProgressMonitor.__init__(self)
             self.stopped: BaseException | None = None

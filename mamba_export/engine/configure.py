@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mamba_export.engine.options import EngineOptions
+from mamba_export.engine.options import EngineOptions, Range
 from mamba_export.engine.runtimes import EngineRuntime, TensorRT
 
 IDS_AXES = ("batch", "seqlen")
@@ -60,9 +61,7 @@ def configure(
     if timing_cache is not None:
         # Asking RTX for one needs a GPU, and it tunes its kernels where it runs them, not here.
         if tensorrt.runtime is EngineRuntime.tensorrt_rtx:
-            raise tensorrt.lacks(
-                "--timing-cache", "a build that times kernels", "one that does not"
-            )
+            raise tensorrt.lacks("--timing-cache", "kernels timed at build", "one that does not")
         cache = config.create_timing_cache(timing_cache)
         setting.call("--timing-cache", lambda: config.set_timing_cache(cache, False))
     return config
@@ -111,16 +110,14 @@ def _add_profiles(builder: Any, network: Any, config: Any, options: EngineOption
     for axes in options.profiles.values():
         profile = builder.create_optimization_profile()
         for value in inputs:
-            bounds = [
-                [
-                    axes[IDS_AXES[axis]][bound] if size < 0 else size
-                    for axis, size in enumerate(shape)
-                ]
-                for shape in [tuple(value.shape)]
-                for bound in range(3)
-            ]
-            profile.set_shape(value.name, *bounds)
+            profile.set_shape(value.name, *(_shape(value, axes, bound) for bound in range(3)))
         config.add_optimization_profile(profile)
+
+
+def _shape(value: Any, axes: dict[str, Range], bound: int) -> tuple[int, ...]:
+    """Return an input's smallest, best or largest shape."""
+    sizes = enumerate(tuple(value.shape))
+    return tuple(axes[IDS_AXES[axis]][bound] if size < 0 else size for axis, size in sizes)
 
 
 def _set_capabilities(setting: _Settings, options: EngineOptions) -> None:
@@ -134,4 +131,4 @@ def _set_capabilities(setting: _Settings, options: EngineOptions) -> None:
     ]
     setting.attribute("num_compute_capabilities", len(members), option)
     for index, member in enumerate(members):
-        setting.call(option, lambda m=member, i=index: setting.config.set_compute_capability(m, i))
+        setting.call(option, partial(setting.config.set_compute_capability, member, index))

@@ -67,14 +67,14 @@ def load_plugins(tensorrt: TensorRT, prepared: Prepared, library: PluginLibrary)
     # A library that is loaded already is refused, so ask first.
     if _missing(registry, prepared) is not None:
         registry.load_library(str(library.path))
-    if (op := _missing(registry, prepared)) is not None:
+    if (lacking := _missing(registry, prepared)) is not None:
         raise CapabilityError(
             f"{library.path.name} has no plugin for an op of the graph in {tensorrt.title}",
             f"{library.fix}, or build from the function bodies (--no-native)",
             code="engine.plugins_old",
             file=str(library.path),
-            tensor=prepared.nodes[op],
-            expected=f"a plugin {DOMAIN}::{op} of version {_PLUGIN_VERSION}",
+            tensor=prepared.nodes[lacking],
+            expected=f"a plugin {DOMAIN}::{lacking} of version {_PLUGIN_VERSION}",
             found="; ".join(tensorrt.log.problems[-2:]) or "none of that name",
         )
     return library.path

@@ -54,7 +54,7 @@ class TensorRT:
 
     def is_before(self, *release: int) -> bool:
         """Return whether this is TensorRT of a release before the given one; RTX never is."""
-        return self.runtime is EngineRuntime.tensorrt and _numbers(self.version) < release
+        return self.runtime is EngineRuntime.tensorrt and numbers(self.version) < release
 
     def member(self, kind: str, name: str, option: str) -> Any:
         """Return a member of one of the runtime's enums, which differ between versions.
@@ -98,7 +98,7 @@ def load_runtime(runtime: EngineRuntime) -> TensorRT:
             expected=_INSTALL[runtime.value],
             found=None if absent else str(error).partition("\n")[0],
         ) from error
-    if runtime is EngineRuntime.tensorrt and _numbers(version) < _OLDEST:
+    if runtime is EngineRuntime.tensorrt and numbers(version) < _OLDEST:
         raise CapabilityError(
             f"TensorRT {version} is too old: it has no plugins of version 3",
             fix,
@@ -109,7 +109,7 @@ def load_runtime(runtime: EngineRuntime) -> TensorRT:
     return TensorRT(runtime, module, version, log_of(module))
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    """Return the leading numbers: (10, 14, 1) for "10.14.1.48.post1"."""
+def numbers(version: str) -> tuple[int, ...]:
+    """Return the leading numbers of a version: (10, 14, 1) for "10.14.1.post1"."""
     match = re.match(r"\d+(\.\d+)*", version)
     return tuple(int(part) for part in match.group().split(".")) if match else ()
