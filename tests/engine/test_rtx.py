@@ -136,7 +136,7 @@ def test_contrib_is_refused_because_its_names_are_claimed(exports: Exports, tmp_
 
 def test_integer_weights_are_refused(quantized, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as raised:
-        build_engine(quantized("mamba", 8).quantized, tmp_path / "e", runtime="tensorrt_rtx")
+        build_engine(quantized("mamba2-tiny", 8).quantized, tmp_path / "e", runtime="tensorrt_rtx")
     assert raised.value.code == "engine.quantized"
 
 
