@@ -71,8 +71,19 @@ LAW = {
         "mamba_export.runtime.graph_check",
         "mamba_export.runtime.libraries",
     ),
-    "runtime": (*BASE, "mamba_export.graph.artifact", "mamba_export.models.state"),
+    "runtime": (
+        *BASE,
+        "mamba_export.engine.directory",
+        "mamba_export.graph.artifact",
+        "mamba_export.models.state",
+    ),
     "runtime.libraries": (*BASE, "mamba_export"),  # where it is
+    "runtime.trt_session": (
+        *BASE,
+        "mamba_export.engine.*",
+        "mamba_export.models.state",
+        "mamba_export.runtime.*",
+    ),
     "runtime.torch_session": (
         *BASE,
         "mamba_export.checkpoint.*",
