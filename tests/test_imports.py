@@ -94,6 +94,7 @@ LAW = {
         *BASE,
         "mamba_export",  # its version
         "mamba_export.checkpoint.*",
+        "mamba_export.engine.directory",
         "mamba_export.environment",  # a report says what it was measured on
         "mamba_export.graph.artifact",
         "mamba_export.graph.read_weights",

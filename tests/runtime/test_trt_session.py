@@ -39,6 +39,7 @@ from mamba_export.graph.sealed_files import sha256
 from mamba_export.runtime.generate import GenerateOptions, generate
 from mamba_export.runtime.session import open_session
 from mamba_export.runtime.trt_session import TrtSession
+from tests.cli.conftest import invoke
 from tests.exported import Exports
 
 torch = pytest.importorskip("torch")
@@ -150,6 +151,12 @@ def opened(
         return TrtSession(Engine.load(path), device="cpu"), stand_in
 
     return make
+
+
+@pytest.fixture
+def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let torch's memory be the host's, where nobody can say so."""
+    monkeypatch.setitem(TrtSession.__init__.__kwdefaults__, "device", "cpu")
 
 
 def ids(batch: int, seqlen: int) -> np.ndarray:
@@ -295,3 +302,22 @@ def test_open_session_takes_an_engine_and_says_that_it_needs_a_gpu(
     with pytest.raises(CapabilityError) as raised:
         open_session(session.engine.path)
     assert raised.value.code == "engine.no_device"
+
+
+def test_parity_takes_an_engine(opened, exports: Exports, on_the_cpu: None) -> None:
+    from mamba_export.parity import check_parity
+
+    session, _ = opened("mamba2", max_seqlen=8)
+    report = check_parity(session.engine.path, exports.checkpoint("mamba2"), tokens=20, steps=3)
+    assert report.passed
+    assert report.artifact == "engine"
+
+
+def test_run_takes_an_engine(opened, exports: Exports, on_the_cpu: None) -> None:
+    session, _ = opened("mamba2")
+    command = ["run", session.engine.path, "--tokens", "5,6,7", "--max-new-tokens", 4]
+    found = invoke(*command, "--format", "json")
+    assert found.code == 0, found.stdout
+    expected = invoke("run", exports("mamba2"), *command[2:], "--no-native", "--format", "json")
+    tokens = [each.json["generations"][0]["tokens"] for each in (found, expected)]
+    assert tokens[0] == tokens[1]
