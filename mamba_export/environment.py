@@ -25,7 +25,7 @@ _PACKAGES: tuple[tuple[str, str | None], ...] = (
     ("onnxruntime-genai", "0.11"),
     ("transformers", "5.0"),
     ("mamba-ssm", None),
-    ("tensorrt", "10.0"),
+    ("tensorrt", "10.3"),
     ("tensorrt_rtx", "1.2"),
     ("tokenizers", "0.21"),
     ("huggingface_hub", "0.34"),

@@ -11,7 +11,7 @@ from typing import Any
 from mamba_export.engine.callbacks import log_of
 from mamba_export.errors import CapabilityError
 
-_OLDEST = (10, 0)
+_OLDEST = (10, 3)
 _INSTALL = {"tensorrt": "tensorrt>=10.3", "tensorrt_rtx": "tensorrt_rtx>=1.2"}
 
 
@@ -100,10 +100,10 @@ def load_runtime(runtime: EngineRuntime) -> TensorRT:
         ) from error
     if runtime is EngineRuntime.tensorrt and numbers(version) < _OLDEST:
         raise CapabilityError(
-            f"TensorRT {version} is too old: it has no plugins of version 3",
+            f"TensorRT {version} is older than what is supported",
             fix,
             code="engine.runtime_old",
-            expected="10.0 or newer",
+            expected="10.3 or newer",
             found=version,
         )
     return TensorRT(runtime, module, version, log_of(module))
