@@ -156,8 +156,12 @@ class Engine:
 
 
 def is_engine(path: str | os.PathLike[str]) -> bool:
-    """Return whether a directory holds an engine of ours."""
-    return (Path(path) / ENGINE_MANIFEST).is_file()
+    """Return whether a directory holds an engine of ours.
+
+    Raises:
+        UsageError: `path` is not a path.
+    """
+    return (Path(path_text(path, "path")) / ENGINE_MANIFEST).is_file()
 
 
 def is_only_engine(path: Path) -> bool:
