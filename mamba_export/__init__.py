@@ -19,6 +19,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mamba_export.checkpoint import Checkpoint, load_checkpoint
     from mamba_export.dtypes import DType
+    from mamba_export.engine.build import BuiltEngine, build_engine
+    from mamba_export.engine.directory import Engine
+    from mamba_export.engine.options import EngineOptions
     from mamba_export.errors import MambaExportError
     from mamba_export.graph.artifact import Artifact
     from mamba_export.graph.dialects import Dialect
@@ -31,9 +34,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Artifact",
+    "BuiltEngine",
     "Checkpoint",
     "DType",
     "Dialect",
+    "Engine",
+    "EngineOptions",
     "GenerateOptions",
     "Generation",
     "IoNames",
@@ -45,6 +51,7 @@ __all__ = [
     "State",
     "__version__",
     "bits_per_byte",
+    "build_engine",
     "check_parity",
     "export",
     "generate",
@@ -56,6 +63,9 @@ __all__ = [
 _HOMES = {
     "mamba_export.checkpoint": ("Checkpoint", "load_checkpoint"),
     "mamba_export.dtypes": ("DType",),
+    "mamba_export.engine.build": ("BuiltEngine", "build_engine"),
+    "mamba_export.engine.directory": ("Engine",),
+    "mamba_export.engine.options": ("EngineOptions",),
     "mamba_export.errors": ("MambaExportError",),
     "mamba_export.graph.artifact": ("Artifact",),
     "mamba_export.graph.dialects": ("Dialect",),

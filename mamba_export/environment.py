@@ -25,7 +25,8 @@ _PACKAGES: tuple[tuple[str, str | None], ...] = (
     ("onnxruntime-genai", "0.11"),
     ("transformers", "5.0"),
     ("mamba-ssm", None),
-    ("tensorrt", "10.0"),
+    ("tensorrt", "10.3"),
+    ("tensorrt_rtx", "1.2"),
     ("tokenizers", "0.21"),
     ("huggingface_hub", "0.34"),
     ("safetensors", "0.5"),
@@ -148,7 +149,8 @@ def _capabilities(packages: dict[str, Package], gpus: tuple[str, ...]) -> tuple[
         _mamba_ssm(packages, gpus),
         needs("open artifacts in onnxruntime-genai", "on the CPU", "mamba-export[genai]", _GENAI),
         _cuda(packages, gpus, native_library()),
-        Capability("TensorRT engines", False, f"not in this version; {_devices(gpus)}"),
+        _tensorrt(packages, gpus),
+        needs("build TensorRT-RTX engines", "without a GPU", "mamba-export[rtx]", "tensorrt_rtx"),
     )
 
 
@@ -191,8 +193,13 @@ def _cuda(
     return Capability(name, True, f"on {gpus[0]}, with our kernels")
 
 
-def _devices(gpus: tuple[str, ...]) -> str:
-    return f"found {', '.join(gpus)}" if gpus else "no CUDA device found"
+def _tensorrt(packages: dict[str, Package], gpus: tuple[str, ...]) -> Capability:
+    name = "build TensorRT engines"
+    if not gpus:
+        return Capability(name, False, "no CUDA device found")
+    if problem := packages["tensorrt"].problem:
+        return Capability(name, False, problem, "pip install 'mamba-export[trt]'")
+    return Capability(name, True, f"for {gpus[0]}")
 
 
 def _version(name: str) -> str | None:

@@ -73,6 +73,10 @@ class ExportError(MambaExportError):
     """Tracing or conversion to ONNX failed."""
 
 
+class EngineError(MambaExportError):
+    """TensorRT does not take a graph, or an engine does not fit this machine."""
+
+
 class SessionError(MambaExportError):
     """A runtime failed to load or run a model."""
 

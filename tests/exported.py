@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from mamba_export.dtypes import DType
-from mamba_export.graph.artifact import MANIFEST, Artifact, is_artifact, sha256
+from mamba_export.graph.artifact import MANIFEST, Artifact, is_artifact
+from mamba_export.graph.sealed_files import sha256
 from mamba_export.models.state import IoNames
 
 TRAINED = Path(__file__).parents[1] / "examples" / "checkpoints"

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import typer
 
-from mamba_export_cli import bench, describe_env, export_onnx, inspect_path, parity, quantize, run
+from mamba_export_cli import (
+    bench,
+    build_trt,
+    describe_env,
+    export_onnx,
+    inspect_path,
+    parity,
+    quantize,
+    run,
+)
 from mamba_export_cli.group import GuardedGroup
 from mamba_export_cli.options import VersionOpt
 
@@ -36,6 +45,7 @@ def overview(ctx: typer.Context, version: VersionOpt = False) -> None:
 
 app.command("onnx", epilog=export_onnx.EXAMPLE)(export_onnx.onnx)
 app.command("quantize", epilog=quantize.EXAMPLE)(quantize.quantize)
+app.command("trt", epilog=build_trt.EXAMPLE)(build_trt.trt)
 app.command("run", epilog=run.EXAMPLE)(run.run)
 app.command("parity", epilog=parity.EXAMPLE)(parity.parity)
 app.command("bench", epilog=bench.EXAMPLE)(bench.bench)

@@ -17,6 +17,7 @@ EXIT_CODES: dict[type[errors.MambaExportError], int] = {
     errors.CapabilityError: 69,
     errors.ResourceError: 71,
     errors.ExportError: 72,
+    errors.EngineError: 72,
     errors.SessionError: 72,
     errors.OutputError: 73,
     errors.StorageError: 74,

@@ -16,6 +16,8 @@ DialectName = Literal["mamba", "contrib", "standard"]
 DtypeName = Literal["float32", "float16", "bfloat16"]
 IoNamesName = Literal["genai", "transformersjs", "optimum"]
 LogitsName = Literal["last", "all"]
+EngineRuntimeName = Literal["tensorrt", "tensorrt_rtx"]
+HardwareName = Literal["none", "ampere_plus", "same_compute_capability"]
 ReferenceName = Literal["eager", "oracle", "transformers", "mamba_ssm"]
 
 
@@ -202,4 +204,79 @@ VerifyQuantizedOpt = Annotated[
         help="First compare with PyTorch on the dequantised weights. An artifact that fails is not"
         " written.",
     ),
+]
+
+EngineOutputOpt = Annotated[
+    Path, typer.Option("--output", "-o", metavar="DIR", help="The engine directory to create.")
+]
+EngineRuntimeOpt = Annotated[
+    EngineRuntimeName,
+    typer.Option(
+        "--runtime",
+        metavar="NAME",
+        help="tensorrt: our plugins, for the GPU that is here; tensorrt_rtx: function bodies, for"
+        " RTX GPUs, also without one.",
+    ),
+]
+CapabilityOpt = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--compute-capability",
+        metavar="8.9",
+        help="Of the GPUs to build for; repeat it for several.",
+        show_default="the GPU that is here",
+    ),
+]
+MaxBatchOpt = Annotated[int, typer.Option("--max-batch", help="Rows at most.")]
+OptBatchOpt = Annotated[int, typer.Option("--opt-batch", help="Rows that it is tuned for.")]
+MaxSeqlenOpt = Annotated[int, typer.Option("--max-seqlen", help="Tokens of a prefill at most.")]
+OptSeqlenOpt = Annotated[
+    int, typer.Option("--opt-seqlen", help="Tokens of a prefill that it is tuned for.")
+]
+EngineLogitsOpt = Annotated[
+    LogitsName,
+    typer.Option(
+        "--logits",
+        metavar="WHICH",
+        help="What a prefill returns: all tokens' logits, which parity needs, or only the last.",
+    ),
+]
+EngineNativeOpt = Annotated[
+    bool,
+    typer.Option("--native/--no-native", help="Run our plugins, or else the function bodies."),
+]
+PluginsInEngineOpt = Annotated[
+    bool,
+    typer.Option("--plugins-in-engine", help="Put the plugin library, native code, into it."),
+]
+StripWeightsOpt = Annotated[
+    bool,
+    typer.Option("--strip-weights", help="Leave the weights out: they are refitted."),
+]
+WeightStreamingOpt = Annotated[
+    bool, typer.Option("--weight-streaming", help="Keep weights in host memory while it runs.")
+]
+VersionCompatibleOpt = Annotated[
+    bool, typer.Option("--version-compatible", help="Let later versions of TensorRT run it.")
+]
+HardwareOpt = Annotated[
+    HardwareName,
+    typer.Option(
+        "--hardware",
+        metavar="WHICH",
+        help="Other GPUs that shall run it: none, ampere_plus or same_compute_capability.",
+    ),
+]
+TimingCacheOpt = Annotated[
+    Path | None,
+    typer.Option("--timing-cache", metavar="FILE", help="Keep timings of kernels between builds."),
+]
+BuilderLevelOpt = Annotated[
+    int | None,
+    typer.Option(
+        "--builder-level", help="0 builds fastest, 5 runs fastest.", show_default="the runtime's"
+    ),
+]
+Tf32Opt = Annotated[
+    bool, typer.Option("--tf32/--no-tf32", help="Let float32 products be rounded to TF32.")
 ]

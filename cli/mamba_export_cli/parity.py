@@ -91,6 +91,9 @@ def _check_writable(report: Path) -> None:
 def _warn_of_other_source(sink: Sink, artifact: Path, against: str) -> None:
     """Say so when an artifact that failed was made from other files than it was compared with."""
     from mamba_export import Artifact, load_checkpoint
+    from mamba_export.engine.directory import is_engine
 
+    if is_engine(artifact):
+        return
     if not Artifact.load(artifact).is_artifact_of(load_checkpoint(against).sha256()):
         sink.warn(f"{artifact} was not exported from the files that are in {against} now")

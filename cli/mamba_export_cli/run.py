@@ -45,12 +45,13 @@ def run(
     native: NativeOpt = True,
     fmt: FormatOpt = "human",
 ) -> None:
-    """Continue prompts with an artifact; text appears as it is generated."""
+    """Continue prompts with an artifact or an engine; text appears as it is generated."""
     from mamba_export import Artifact, GenerateOptions, generate, open_session
+    from mamba_export.engine.directory import Engine, is_engine
     from mamba_export.runtime.tokenizer import load_tokenizer
 
     sink = Sink(fmt)
-    artifact = Artifact.load(path)
+    model = Engine.load(path).model if is_engine(path) else Artifact.load(path).manifest
     tokenizer = load_tokenizer(path)
     prompts = read_prompts(prompt, tokens, tokenizer)
     options = GenerateOptions(
@@ -60,7 +61,7 @@ def run(
         top_p=top_p,
         repetition_penalty=repetition_penalty,
         seed=seed,
-        stop=(*artifact.manifest.eos_token_ids, *read_stops(stop or [], tokenizer)),
+        stop=(*model.eos_token_ids, *read_stops(stop or [], tokenizer)),
     )
     # Whoever asks in token ids is answered in token ids.
     printer = TokenPrinter(sink, prompts, tokenizer if prompt else None)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 from mamba_export.arguments import path_text
 from mamba_export.dtypes import DType
 from mamba_export.errors import ArtifactError, MissingInputError
+from mamba_export.graph.sealed_files import Seal, seal_problems
 from mamba_export.models.state import IoNames, StateSpec
 
 MANIFEST = "manifest.json"
@@ -21,9 +20,6 @@ DATA_FILE = "model.onnx.data"
 SCHEMA = 1
 ACTIVATION_TYPES = (DType.float32, DType.float16, DType.bfloat16)
 _MAX_MANIFEST = 10 * 2**20
-_BLOCK = 4 * 2**20
-_PLAIN_NAME = re.compile(r"\w[\w-]*(\.[\w-]+)*", re.ASCII)
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 _AGAIN = "copy the whole directory again, or export again"
 _KNOWN: dict[str, tuple[object, ...]] = {
@@ -163,13 +159,7 @@ class Manifest:
             yield "source has no files"
         if "model" not in self.graphs or not set(self.graphs) <= {"model", "step"}:
             yield "graphs must be model and perhaps step"
-        for name, entry in self.files.items():
-            if not isinstance(entry, dict) or set(entry) != {"size", "sha256"}:
-                yield f"the entry of {name!r} is not a size and a sha256"
-            elif type(entry["size"]) is not int or entry["size"] < 0:
-                yield f"the size of {name!r} is {entry['size']!r}"
-            elif not isinstance(entry["sha256"], str) or not _SHA256.fullmatch(entry["sha256"]):
-                yield f"the sha256 of {name!r} is {entry['sha256']!r}"
+        yield from seal_problems(self.files)
 
 
 @dataclass(frozen=True)
@@ -220,11 +210,9 @@ class Artifact:
                 file=str(file),
                 expected=f"a manifest of schema {SCHEMA}",
             ) from error
-        _check_names(path, manifest)
-        for name, entry in manifest.files.items():
-            _check_file(path, name, entry, verify=verify)
-        if verify:
-            _check_no_others(path, manifest)
+        seal = Seal(path, MANIFEST, manifest.files, "artifact", _AGAIN)
+        _check_graph_names(seal, manifest)
+        seal.check(verify=verify)
         return cls(path, manifest)
 
     def graph(self, role: str) -> Path | None:
@@ -267,18 +255,10 @@ def _no_number(text: str) -> None:
     raise ValueError(f"{text} is no JSON")
 
 
-def _check_names(directory: Path, manifest: Manifest) -> None:
+def _check_graph_names(seal: Seal, manifest: Manifest) -> None:
     """Check that every file named is a plain name, and every graph one of the files."""
     for name in (*manifest.files, *manifest.graphs.values()):
-        if not isinstance(name, str) or not _PLAIN_NAME.fullmatch(name):
-            raise ArtifactError(
-                "the manifest names a file outside the artifact",
-                _AGAIN,
-                code="artifact.path",
-                file=str(directory / MANIFEST),
-                tensor=str(name),
-                expected="a plain file name",
-            )
+        seal.check_name(name)
     for name in manifest.graphs.values():
         # By its ending, a runtime may take a file for one of another format.
         graphs = sorted(file for file in manifest.files if file.endswith(".onnx"))
@@ -287,59 +267,7 @@ def _check_names(directory: Path, manifest: Manifest) -> None:
                 "the manifest names a graph that is none of its .onnx files",
                 _AGAIN,
                 code="artifact.manifest",
-                file=str(directory / MANIFEST),
+                file=str(seal.directory / MANIFEST),
                 tensor=name,
                 expected=f"one of {', '.join(graphs)}",
             )
-
-
-def _check_no_others(directory: Path, manifest: Manifest) -> None:
-    for name in sorted(file.name for file in directory.iterdir()):
-        if name not in manifest.files and name != MANIFEST:
-            raise ArtifactError(
-                "the artifact holds a file that its manifest does not know",
-                "move it out of the directory",
-                code="artifact.extra_file",
-                file=str(directory / name),
-                expected="only the files of the manifest",
-            )
-
-
-def _check_file(directory: Path, name: str, entry: Mapping[str, Any], *, verify: bool) -> None:
-    file = directory / name
-    if not file.is_file() or file.is_symlink():
-        raise MissingInputError(
-            "a file of the artifact is missing",
-            _AGAIN,
-            code="artifact.missing_file",
-            file=str(file),
-            expected=f"a regular file of {entry['size']} bytes",
-            found="a symbolic link" if file.is_symlink() else "nothing",
-        )
-    if file.stat().st_size != entry["size"]:
-        raise ArtifactError(
-            "a file of the artifact has the wrong size",
-            _AGAIN,
-            code="artifact.size",
-            file=str(file),
-            expected=f"{entry['size']} bytes",
-            found=f"{file.stat().st_size} bytes",
-        )
-    if verify and (found := sha256(file)) != entry["sha256"]:
-        raise ArtifactError(
-            "a file of the artifact differs from its manifest",
-            _AGAIN,
-            code="artifact.hash",
-            file=str(file),
-            expected=entry["sha256"],
-            found=found,
-        )
-
-
-def sha256(file: Path) -> str:
-    """Return a file's sha256 in hex."""
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

@@ -22,7 +22,6 @@ from mamba_export.graph.artifact import (
     Artifact,
     Manifest,
     is_only_artifact,
-    sha256,
 )
 from mamba_export.graph.atomic_directory import AtomicDirectory, storage_errors
 from mamba_export.graph.convert import convert
@@ -31,6 +30,7 @@ from mamba_export.graph.finish import check_graph, write_file, write_manifest
 from mamba_export.graph.genai_config import genai_config
 from mamba_export.graph.passes.adapt_state_io import AdaptStateIOPass
 from mamba_export.graph.passes.keep_last_logits import KeepLastLogitsPass
+from mamba_export.graph.sealed_files import sha256
 from mamba_export.graph.special_tokens import special_tokens
 from mamba_export.graph.trace import trace
 from mamba_export.graph.weights_file import place, total_bytes, write_weights

@@ -23,7 +23,6 @@ from mamba_export.graph.artifact import (
     Artifact,
     Quantization,
     is_only_artifact,
-    sha256,
 )
 from mamba_export.graph.atomic_directory import AtomicDirectory, storage_errors
 from mamba_export.graph.block_quantization import BITS, BLOCKS, Floats, quantize_columns
@@ -35,6 +34,7 @@ from mamba_export.graph.passes.quantize_weights import (
     QuantizeWeightsPass,
     find_matrices,
 )
+from mamba_export.graph.sealed_files import sha256
 
 Progress = Callable[[str, int, int], None]
 

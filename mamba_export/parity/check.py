@@ -70,7 +70,8 @@ def check_parity(
     activations to int8, with itself in float32.
 
     Args:
-        artifact: the artifact's directory.
+        artifact: the directory of an artifact, or of an engine, which computes the logits of every
+            token.
         against: the checkpoint it was made from. None, for a quantised artifact only, leaves out
             what takes the checkpoint.
         reference: who computes the reference.
@@ -93,18 +94,21 @@ def check_parity(
         CapabilityError: the reference cannot run here, or not this checkpoint.
         MambaExportError: the artifact or the checkpoint cannot be loaded or run.
     """
+    from mamba_export.engine.directory import Engine, is_engine
     from mamba_export.graph.artifact import Artifact
 
     chosen = member(Reference, reference, "reference")
     # Verified, so that what passes is what the manifest names.
-    opened = Artifact.load(artifact, verify=True)
+    built = Engine.load(artifact) if is_engine(artifact) else None
+    opened = Artifact(built.path, built.model) if built else Artifact.load(artifact, verify=True)
     if against is not None:
         _check_same_model(opened, against)
     judge = _judge(opened, chosen, against)
     with _open(opened, device, native) as session:
         length = _enough_tokens(opened.manifest) if tokens is None else tokens
         ids, origin = _prompt(opened.path, session, prompt_ids, length, seed)
-        structure = check_structure(opened)
+        # In an engine nobody can count recurrences; they were in the graph that it came from.
+        structure = [] if built else check_structure(opened)
         if opened.manifest.quantization is not None:
             from mamba_export.parity.quantized import check_quantization
 

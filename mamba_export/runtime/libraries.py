@@ -21,8 +21,11 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
 NAME = "libmamba_onnxruntime.so"
+PLUGINS = "libmamba_tensorrt.so"
 CPU_PROVIDER = "CPUExecutionProvider"
 CUDA_PROVIDER = "CUDAExecutionProvider"
+
+_PLUGINS_FIX = "run `make plugins` in the source tree, with TensorRT's headers and nvcc"
 
 
 class NativeOpsWarning(UserWarning):
@@ -92,6 +95,28 @@ class NativeLibrary:
             ) from error
 
 
+@dataclass(frozen=True)
+class PluginLibrary:
+    """The library of TensorRT plugins; TensorRT loads it, and says what it offers.
+
+    Args:
+        path: where it is, absolute; None if it is not there.
+        problem: why it cannot be used, None if it can.
+        fix: what would change that.
+    """
+
+    path: Path | None
+    problem: str | None
+    fix: str
+
+
+def plugin_library() -> PluginLibrary:
+    """Find the library of TensorRT plugins. It is not loaded."""
+    package = [Path(directory) for directory in mamba_export.__path__]
+    path, problem = _find(PLUGINS, package)
+    return PluginLibrary(path, problem, _PLUGINS_FIX)
+
+
 @functools.cache
 def native_library() -> NativeLibrary:
     """Find the library of ONNX Runtime custom ops, load it and ask what it offers."""
@@ -106,12 +131,9 @@ def inspect_library(package: list[Path]) -> NativeLibrary:
             what `make plugins` built there comes first.
     """
     fix = _fix(package)
-    found = next((p for each in reversed(package) if (p := each / "lib" / NAME).is_file()), None)
-    if found is None:
-        return NativeLibrary(None, problem=f"{NAME} was not built", fix=fix)
-    path = found.absolute()
-    if path.resolve().parent != path.parent.resolve():
-        return NativeLibrary(path, problem=f"{NAME} is a link out of the package", fix=fix)
+    path, problem = _find(NAME, package)
+    if path is None or problem is not None:
+        return NativeLibrary(path, problem=problem, fix=fix)
     try:
         library = ctypes.CDLL(str(path))
         contract, isa = library.mamba_export_contract, library.mamba_export_cpu_isa
@@ -127,6 +149,17 @@ def inspect_library(package: list[Path]) -> NativeLibrary:
         tuple(dict.fromkeys(provider for *_, provider in heads)),
         fix=fix,
     )
+
+
+def _find(name: str, package: list[Path]) -> tuple[Path | None, str | None]:
+    """Return where a library is, or None, and why it cannot be used, or None."""
+    found = next((p for each in reversed(package) if (p := each / "lib" / name).is_file()), None)
+    if found is None:
+        return None, f"{name} was not built"
+    path = found.absolute()
+    if path.resolve().parent != path.parent.resolve():
+        return path, f"{name} is a link out of the package"
+    return path, None
 
 
 def _fix(package: list[Path]) -> str:

@@ -18,7 +18,7 @@ from mamba_export.arguments import count
 from mamba_export.dtypes import DType
 from mamba_export.errors import CapabilityError, SessionError
 from mamba_export.graph.artifact import Artifact
-from mamba_export.models.state import NUM_LOGITS_TO_KEEP, IoNames, StateSpec
+from mamba_export.models.state import NUM_LOGITS_TO_KEEP, IoNames
 from mamba_export.runtime.bound_step import Binding, BoundStep
 from mamba_export.runtime.float_products import WEIGHTS_FOLDER, with_float_products
 from mamba_export.runtime.graph_check import check_graph, check_interface
@@ -37,6 +37,7 @@ from mamba_export.runtime.session import (
     check_ids,
     check_mask,
 )
+from mamba_export.runtime.state_layout import from_graph, to_graph
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -67,7 +68,7 @@ class OrtState:
         """Copy the state out; see :class:`State`."""
         manifest = self._artifact.manifest
         return {
-            spec.name: _from_graph(self.device.array(value).copy(), spec, manifest.io_names)
+            spec.name: from_graph(self.device.array(value).copy(), spec, manifest.io_names)
             for spec, value in zip(manifest.states, self.values, strict=True)
         }
 
@@ -196,7 +197,7 @@ class OrtSession:
         batch, checked = check_arrays(arrays, self.states)
         naming = self.artifact.manifest.io_names
         values = [
-            self.device.value(_to_graph(checked[s.name].copy(), s, naming)) for s in self.states
+            self.device.value(to_graph(checked[s.name].copy(), s, naming)) for s in self.states
         ]
         return self._state(values, batch)
 
@@ -459,21 +460,3 @@ def _native_library(artifact: Artifact, device: OrtDevice) -> NativeLibrary | No
         stacklevel=4,  # who called open_session
     )
     return None
-
-
-def _to_graph(array: Array, spec: StateSpec, naming: IoNames) -> Array:
-    """Convert a state from our layout to the graph's."""
-    if spec.graph_shape(naming) == spec.shape:
-        return array
-    if spec.kind == "conv":
-        return np.pad(array, ((0, 0), (0, 0), (1, 0)))
-    return np.ascontiguousarray(array.swapaxes(2, 3))
-
-
-def _from_graph(array: Array, spec: StateSpec, naming: IoNames) -> Array:
-    """Convert a state from the graph's layout to ours."""
-    if spec.graph_shape(naming) == spec.shape:
-        return array
-    if spec.kind == "conv":
-        return np.ascontiguousarray(array[:, :, 1:])
-    return np.ascontiguousarray(array.swapaxes(2, 3))

@@ -118,8 +118,12 @@ def open_session(
 ) -> Session:
     """Open a model to run it.
 
+    An engine directory runs in the runtime that it was built by, on the first CUDA device, and is
+    always verified; that takes PyTorch, for memory on the device.
+
     Args:
-        path: an artifact for ``onnxruntime``; a checkpoint for ``eager``, which runs it in float32.
+        path: an artifact for ``onnxruntime``; a checkpoint for ``eager``, which runs it in float32;
+            an engine.
         runtime: ``onnxruntime`` or ``eager`` (PyTorch).
         device: where ``onnxruntime`` computes: cpu, cuda, or one of several as cuda:1.
         threads: CPU threads; None leaves the choice to the runtime.
@@ -135,6 +139,12 @@ def open_session(
         SessionError: the runtime failed to load it.
     """
     if runtime == "onnxruntime":
+        from mamba_export.engine.directory import Engine, is_engine
+
+        if is_engine(path):
+            from mamba_export.runtime.trt_session import TrtSession
+
+            return TrtSession(Engine.load(path))
         from mamba_export.graph.artifact import Artifact
         from mamba_export.runtime.ort_session import OrtSession
 

@@ -13,6 +13,7 @@ import pytest
 from mamba_export_cli import app as contents
 from mamba_export_cli import (
     bench,
+    build_trt,
     describe_env,
     export_onnx,
     inspect_path,
@@ -25,6 +26,7 @@ ROOT = Path(__file__).parents[2]
 EXAMPLES = {
     "onnx": export_onnx.EXAMPLE,
     "quantize": quantize.EXAMPLE,
+    "trt": build_trt.EXAMPLE,
     "run": run.EXAMPLE,
     "parity": parity.EXAMPLE,
     "bench": bench.EXAMPLE,
@@ -65,7 +67,7 @@ def test_the_overview_lists_every_command(cli, arguments: list[str]) -> None:
     [
         line
         for name, example in EXAMPLES.items()
-        if name not in {"inspect", "bench", "quantize"}  # on paths that must be there
+        if name not in {"inspect", "bench", "quantize", "trt"}  # on paths that must be there
         for line in commands_in(example)
     ]
     + commands_in(contents.EXAMPLE),

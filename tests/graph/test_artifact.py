@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from mamba_export.errors import ArtifactError, MambaExportError, MissingInputError
-from mamba_export.graph.artifact import MANIFEST, Artifact, Manifest, is_artifact, sha256
+from mamba_export.graph.artifact import MANIFEST, Artifact, Manifest, is_artifact
+from mamba_export.graph.sealed_files import sha256
 from mamba_export.runtime.session import open_session
 from tests.exported import Exports
 

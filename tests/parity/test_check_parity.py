@@ -19,8 +19,9 @@ from safetensors.torch import load_file, save_file
 from mamba_export.checkpoint import load_checkpoint
 from mamba_export.dtypes import DType
 from mamba_export.errors import ArtifactError, CapabilityError, UsageError
-from mamba_export.graph.artifact import MANIFEST, sha256
+from mamba_export.graph.artifact import MANIFEST
 from mamba_export.graph.export import Dialect, export
+from mamba_export.graph.sealed_files import sha256
 from mamba_export.parity import ParityReport, Reference, check_parity
 from mamba_export.parity.check import compare_session
 from mamba_export.parity.references import load_reference

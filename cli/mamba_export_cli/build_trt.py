@@ -1,0 +1,116 @@
+"""`mamba-export trt`."""
+
+from __future__ import annotations
+
+from mamba_export_cli.options import (
+    ArtifactArg,
+    BuilderLevelOpt,
+    CapabilityOpt,
+    EngineLogitsOpt,
+    EngineNativeOpt,
+    EngineOutputOpt,
+    EngineRuntimeOpt,
+    ForceOpt,
+    FormatOpt,
+    HardwareOpt,
+    MaxBatchOpt,
+    MaxSeqlenOpt,
+    OptBatchOpt,
+    OptSeqlenOpt,
+    PluginsInEngineOpt,
+    StripWeightsOpt,
+    Tf32Opt,
+    TimingCacheOpt,
+    VersionCompatibleOpt,
+    WeightStreamingOpt,
+)
+from mamba_export_cli.output import Sink, table
+from mamba_export_cli.signals import writing
+from mamba_export_cli.text import printable, size
+
+EXAMPLE = """Example:
+  mamba-export trt tiny -o tiny-engine
+  mamba-export trt tiny -o tiny-rtx --runtime tensorrt_rtx \\
+    --compute-capability 8.9 --compute-capability 12.0
+"""
+
+
+def trt(
+    path: ArtifactArg,
+    output: EngineOutputOpt,
+    runtime: EngineRuntimeOpt = "tensorrt",
+    compute_capability: CapabilityOpt = None,
+    max_batch: MaxBatchOpt = 8,
+    opt_batch: OptBatchOpt = 1,
+    max_seqlen: MaxSeqlenOpt = 2048,
+    opt_seqlen: OptSeqlenOpt = 512,
+    logits: EngineLogitsOpt = "all",
+    native: EngineNativeOpt = True,
+    plugins_in_engine: PluginsInEngineOpt = False,
+    strip_weights: StripWeightsOpt = False,
+    weight_streaming: WeightStreamingOpt = False,
+    version_compatible: VersionCompatibleOpt = False,
+    hardware: HardwareOpt = "none",
+    timing_cache: TimingCacheOpt = None,
+    builder_level: BuilderLevelOpt = None,
+    tf32: Tf32Opt = False,
+    force: ForceOpt = False,
+    fmt: FormatOpt = "human",
+) -> None:
+    """Build a TensorRT or TensorRT-RTX engine from an artifact."""
+    from mamba_export import EngineOptions, build_engine
+
+    sink = Sink(fmt)
+    options = EngineOptions(
+        max_batch=max_batch,
+        opt_batch=opt_batch,
+        max_seqlen=max_seqlen,
+        opt_seqlen=opt_seqlen,
+        logits=logits,
+        compute_capabilities=tuple(compute_capability or ()),
+        native=native,
+        plugins_in_engine=plugins_in_engine,
+        strip_weights=strip_weights,
+        weight_streaming=weight_streaming,
+        version_compatible=version_compatible,
+        hardware=hardware,
+        tf32=tf32,
+        level=builder_level,
+    )
+    with sink.progress() as progress, writing():
+        built = build_engine(
+            path,
+            output,
+            runtime=runtime,
+            options=options,
+            timing_cache=timing_cache,
+            force=force,
+            progress=progress,
+        )
+    manifest = built.engine.manifest
+    plan_bytes = manifest.files[built.engine.plan.name]["size"]
+    document = {
+        "path": str(built.engine.path),
+        "seconds": built.seconds,
+        "layers": built.layers,
+        "bytes": plan_bytes,
+        "engine": manifest,
+    }
+    rows = [
+        ("built by", f"{manifest.runtime.value} {manifest.runtime_version}"),
+        ("for", ", ".join(manifest.compute_capabilities)),
+        ("our ops run as", manifest.route),
+        *((f"profile {name}", _sizes(axes)) for name, axes in options.profiles.items()),
+        ("engine", f"{size(plan_bytes)} from {built.layers} layers"),
+        ("build", f"{built.seconds:.1f} s"),
+    ]
+    headline = f"wrote {printable(str(output))}: {built.engine.model.family}, not run yet\n"
+    sink.result(document, headline, table("engine", ["", ""], rows))
+
+
+def _sizes(axes: dict[str, tuple[int, int, int]]) -> str:
+    """Return "batch 1 to 8, best 1, ..." for a person."""
+    return ", ".join(
+        f"{name} {low}" if low == high else f"{name} {low} to {high}, best {best}"
+        for name, (low, best, high) in axes.items()
+    )

@@ -1,0 +1,79 @@
+"""What TensorRT tells while it works: messages and progress. Nothing of it is printed here.
+
+TensorRT calls these objects from C++, through functions that must not throw: an exception that
+leaves one ends the process. So each catches everything and keeps it for whoever started the work.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Protocol
+
+Progress = Callable[[str, int, int], None]
+
+_KEPT = 40
+
+
+class Log(Protocol):
+    """The logger that TensorRT is given.
+
+    Attributes:
+        problems: messages of severity error and above, and warnings that a setting is unsupported.
+        stopped: what a signal raised while a message came, or None.
+    """
+
+    problems: list[str]
+    stopped: BaseException | None
+
+
+@functools.cache
+def log_of(module: Any) -> Any:
+    """Return the one logger of a runtime: it keeps the first for as long as the process lives."""
+
+    # mypy cannot know a class that is a parameter, here and below.
+    class _Log(module.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            module.ILogger.__init__(self)
+            self.problems: list[str] = []
+            self.stopped: BaseException | None = None
+
+        def log(self, severity: Any, text: str) -> None:
+            try:
+                serious = severity in (self.ERROR, self.INTERNAL_ERROR)
+                if (serious or "unsupported" in text) and len(self.problems) < _KEPT:
+                    self.problems.append(text)
+            except BaseException as error:
+                self.stopped = error
+
+    return _Log()
+
+
+def monitor_of(module: Any, report: Progress) -> Any:
+    """Return a progress monitor that reports the outermost phase, and ends the build on a signal.
+
+    Its attribute ``stopped`` is what a signal, or the report, raised; None where nothing was.
+    """
+
+    class _Monitor(module.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            module.IProgressMonitor.__init__(self)
+            self.stopped: BaseException | None = None
+            self._steps: dict[str, int] = {}
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+            if parent is None:
+                self._steps[phase] = steps
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            if self.stopped is None and phase in self._steps:
+                try:
+                    report("build", step + 1, self._steps[phase])
+                except BaseException as error:
+                    self.stopped = error
+            return self.stopped is None
+
+        def phase_finish(self, phase: str) -> None:
+            self._steps.pop(phase, None)
+
+    return _Monitor()

@@ -1,0 +1,199 @@
+"""An engine's directory: the plan, what runs beside it, and a manifest that is checked first.
+
+A plan is native code to whoever loads it, and the runtime notices no change in it: nothing here
+gives one to a runtime before its hash was compared.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mamba_export.arguments import path_text
+from mamba_export.engine.options import EngineOptions
+from mamba_export.engine.runtimes import EngineRuntime
+from mamba_export.errors import ArtifactError, MissingInputError, UsageError
+from mamba_export.graph.artifact import Manifest
+from mamba_export.graph.sealed_files import Seal, seal_problems
+
+ENGINE_MANIFEST = "engine.json"
+PLAN = "model.engine"
+MODEL_MANIFEST = "artifact.json"
+"""The manifest of the artifact, unchanged: names, states and tokens of the model."""
+
+SCHEMA = 1
+_MAX_MANIFEST = 10 * 2**20
+_MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError, UsageError)
+_AGAIN = "copy the whole directory again, or build it again with `mamba-export trt`"
+_ROUTES = ("plugins", "function bodies", "plain ops")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineManifest:
+    """What an engine says of itself; it holds no clock time, host or absolute path.
+
+    Attributes:
+        runtime: that it was built by, of ``runtime_version``.
+        compute_capabilities: of the GPUs that it is for.
+        gpu: name of the one that it was built on, or None where there was none.
+        driver: of that GPU's machine, as CUDA numbers it, or None.
+        route: what runs our ops: ``plugins``, ``function bodies``, or ``plain ops`` where the graph
+            has none of ours.
+        plugins: sha256 of the plugin library, or None.
+        artifact: sha256 of the manifest of the artifact that it was built from, which has the
+            hashes of its files.
+        options: that it was built with.
+        files: size and sha256 of every other file of the directory.
+    """
+
+    tool_version: str
+    runtime: EngineRuntime
+    runtime_version: str
+    compute_capabilities: tuple[str, ...]
+    gpu: str | None
+    driver: int | None
+    route: str
+    plugins: str | None
+    artifact: str
+    options: EngineOptions
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Return the text of engine.json."""
+        fields = asdict(self) | {"schema": SCHEMA, "runtime": self.runtime.value}
+        return json.dumps(fields, indent=1, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> EngineManifest:
+        """Parse engine.json.
+
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError, UsageError: it is not one.
+        """
+        fields = json.loads(text)
+        if not isinstance(fields, dict) or fields.pop("schema") != SCHEMA:
+            raise ValueError("another schema version")
+        options = fields["options"]
+        capabilities = tuple(options.pop("compute_capabilities"))
+        fields |= {
+            "runtime": EngineRuntime(fields["runtime"]),
+            "compute_capabilities": tuple(fields["compute_capabilities"]),
+            "options": EngineOptions(**options, compute_capabilities=capabilities),
+        }
+        manifest = cls(**fields)
+        for problem in manifest._problems():
+            raise ValueError(problem)
+        return manifest
+
+    def _problems(self) -> Iterator[str]:
+        for name in ("tool_version", "runtime_version", "artifact"):
+            if not isinstance(getattr(self, name), str):
+                yield f"{name} is {getattr(self, name)!r}"
+        for name, kind in (("gpu", str), ("driver", int), ("plugins", str)):
+            if not isinstance(getattr(self, name), kind | None):
+                yield f"{name} is {getattr(self, name)!r}"
+        if not all(isinstance(each, str) for each in self.compute_capabilities):
+            yield f"compute_capabilities is {self.compute_capabilities!r}"
+        if self.route not in _ROUTES or (self.route == "plugins") != (self.plugins is not None):
+            yield f"route is {self.route!r}"
+        if not {PLAN, MODEL_MANIFEST} <= self.files.keys():
+            yield f"there is no {PLAN} or no {MODEL_MANIFEST}"
+        yield from seal_problems(self.files)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A complete engine directory.
+
+    Attributes:
+        path: of the directory.
+        manifest: of the engine.
+        model: the manifest of the artifact that it was built from.
+    """
+
+    path: Path
+    manifest: EngineManifest
+    model: Manifest
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Engine:
+        """Open an engine and compare every file of it with its manifest; no runtime is loaded.
+
+        Raises:
+            UsageError: `path` is not a path.
+            MissingInputError: there is no engine there, or a file of it is missing.
+            ArtifactError: the manifest is malformed, or a file differs from it.
+        """
+        path = Path(path_text(path, "path"))
+        file = path / ENGINE_MANIFEST
+        if not file.is_file() or file.is_symlink():
+            raise MissingInputError(
+                f"{path} is not an engine: it has no {ENGINE_MANIFEST}",
+                "give the directory that `mamba-export trt` wrote",
+                code="engine.missing",
+                file=str(file),
+                expected="a directory written by mamba-export trt",
+            )
+        try:
+            manifest = _read_manifest(file)
+        except _MALFORMED as error:
+            raise _malformed(file, error) from error
+        _seal(path, manifest).check(verify=True)
+        try:
+            model = Manifest.from_json((path / MODEL_MANIFEST).read_text("utf-8"))
+        except _MALFORMED as error:
+            raise _malformed(path / MODEL_MANIFEST, error) from error
+        return cls(path, manifest, model)
+
+    @property
+    def plan(self) -> Path:
+        """The serialised engine."""
+        return self.path / PLAN
+
+
+def is_engine(path: str | os.PathLike[str]) -> bool:
+    """Return whether a directory holds an engine of ours.
+
+    Raises:
+        UsageError: `path` is not a path.
+    """
+    return (Path(path_text(path, "path")) / ENGINE_MANIFEST).is_file()
+
+
+def is_only_engine(path: Path) -> bool:
+    """Return whether a directory holds an engine of ours and nothing else that could be lost."""
+    file = path / ENGINE_MANIFEST
+    if path.is_symlink() or file.is_symlink() or not file.is_file():
+        return False
+    try:
+        ours = {ENGINE_MANIFEST, *_read_manifest(file).files}
+        with os.scandir(path) as entries:
+            return all(e.name in ours and e.is_file(follow_symlinks=False) for e in entries)
+    except (*_MALFORMED, OSError):
+        return False
+
+
+def _seal(path: Path, manifest: EngineManifest) -> Seal:
+    return Seal(path, ENGINE_MANIFEST, manifest.files, "engine", _AGAIN)
+
+
+def _read_manifest(file: Path) -> EngineManifest:
+    with file.open("rb") as stream:
+        data = stream.read(_MAX_MANIFEST + 1)
+    if len(data) > _MAX_MANIFEST:
+        raise ValueError(f"it is larger than {_MAX_MANIFEST} bytes")
+    return EngineManifest.from_json(data.decode("utf-8"))
+
+
+def _malformed(file: Path, error: Exception) -> ArtifactError:
+    return ArtifactError(
+        f"{file.name} is malformed: {error}",
+        _AGAIN,
+        code="engine.manifest",
+        file=str(file),
+        expected=f"a manifest of schema {SCHEMA}",
+    )

@@ -1,0 +1,67 @@
+"""`trt`: the command builds a whole engine in TensorRT-RTX, and says what is missing without it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from mamba_export.engine.directory import Engine
+from tests.exported import Exports
+
+pytest.importorskip("torch")
+
+BUILD = ["--runtime", "tensorrt_rtx", "--compute-capability", "8.9", "--max-batch", 1]
+SIZES = ["--max-seqlen", 8, "--opt-seqlen", 8]
+
+
+@pytest.fixture
+def source(exports: Exports) -> Path:
+    return exports("mamba-tiny", dialect="standard", dtype="float16")
+
+
+def test_an_artifact_becomes_an_engine(cli, source: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="needs tensorrt_rtx, which builds without a GPU")
+    made = cli("trt", source, "-o", tmp_path / "e", *BUILD, *SIZES, "--format", "json")
+    assert made.code == 0, made.stdout
+    engine = Engine.load(tmp_path / "e")
+    assert made.json["bytes"] == engine.plan.stat().st_size
+    assert made.json["seconds"] > 0
+    assert made.json["engine"]["compute_capabilities"] == ["8.9"]
+    again = cli("trt", source, "-o", tmp_path / "e", *BUILD, *SIZES)
+    assert again.code == 73
+    assert "--force" in again.stderr
+    replaced = cli(
+        "trt", source, "-o", tmp_path / "e", *BUILD, *SIZES, "--logits", "last", "--force"
+    )
+    assert replaced.code == 0, replaced.stderr
+    assert "not run yet" in replaced.stdout
+    assert Engine.load(tmp_path / "e").manifest.options.logits == "last"
+
+
+@pytest.mark.parametrize("runtime", ["tensorrt", "tensorrt_rtx"])
+def test_without_a_runtime_it_says_what_to_install(
+    cli, source: Path, tmp_path: Path, monkeypatch, runtime: str
+) -> None:
+    monkeypatch.setitem(sys.modules, runtime, None)
+    failed = cli("trt", source, "-o", tmp_path / "e", "--runtime", runtime)
+    assert failed.code == 69
+    assert f"pip install '{runtime}" in failed.stderr
+    assert not (tmp_path / "e").exists()
+
+
+def test_a_directory_that_is_no_engine_is_not_replaced(cli, source: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="needs tensorrt_rtx, which builds without a GPU")
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "notes.txt").write_text("mine")
+    failed = cli("trt", source, "-o", mine, *BUILD, *SIZES, "--force")
+    assert failed.code == 73
+    assert (mine / "notes.txt").read_text() == "mine"
+
+
+def test_options_that_contradict_each_other(cli, source: Path, tmp_path: Path) -> None:
+    failed = cli("trt", source, "-o", tmp_path / "e", "--max-seqlen", 8)
+    assert failed.code == 2
+    assert "opt_seqlen" in failed.stderr
