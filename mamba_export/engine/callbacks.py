@@ -41,8 +41,10 @@ def log_of(module: Any) -> Any:
         def log(self, severity: Any, text: str) -> None:
             try:
                 serious = severity in (self.ERROR, self.INTERNAL_ERROR)
-                if (serious or "unsupported" in text) and len(self.problems) < _KEPT:
-                    self.problems.append(text)
+                warned = severity == self.WARNING and "unsupported" in text
+                if serious or warned:
+                    # The last ones say why something failed.
+                    self.problems[:] = [*self.problems, text][-_KEPT:]
             except BaseException as error:
                 self.stopped = error
 

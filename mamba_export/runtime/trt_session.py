@@ -5,6 +5,7 @@ No engine was run with it yet: its logic is tested on a runtime that stands in f
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,10 @@ from typing_extensions import Self
 
 from mamba_export.dtypes import DType
 from mamba_export.engine.device import first_device
-from mamba_export.engine.directory import Engine
+from mamba_export.engine.directory import PLAN, Engine
 from mamba_export.engine.fit import check_fit
 from mamba_export.engine.runtimes import TensorRT, load_runtime
-from mamba_export.errors import CapabilityError, SessionError, UsageError
+from mamba_export.errors import CapabilityError, EngineError, SessionError, UsageError
 from mamba_export.runtime.libraries import plugin_library
 from mamba_export.runtime.session import (
     Array,
@@ -41,7 +42,7 @@ class TrtState:
     """State tensors on the device, in the graph's layout."""
 
     def __init__(self, engine: Engine, values: list[torch.Tensor], batch: int) -> None:
-        self._engine = engine
+        self.engine = engine
         self.values = values
         self.batch = batch
         self.spare: list[torch.Tensor] | None = None
@@ -49,7 +50,7 @@ class TrtState:
 
     def arrays(self) -> dict[str, Array]:
         """Copy the state out; see :class:`State`."""
-        model = self._engine.model
+        model = self.engine.model
         return {
             spec.name: from_graph(_to_numpy(value, spec.dtype), spec, model.io_names)
             for spec, value in zip(model.states, self.values, strict=True)
@@ -95,7 +96,7 @@ class TrtSession:
         """Return an execution context for each optimization profile."""
         tensorrt.log.problems.clear()
         runtime = tensorrt.module.Runtime(tensorrt.log)
-        plan = runtime.deserialize_cuda_engine(self.engine.plan.read_bytes())
+        plan = runtime.deserialize_cuda_engine(self._plan())
         contexts: dict[str, Any] = {}
         for index, name in enumerate(self.engine.manifest.options.profiles):
             context = None if plan is None else plan.create_execution_context()
@@ -103,6 +104,22 @@ class TrtSession:
                 raise self._failed("cannot load the engine", "session.load")
             contexts[name] = context
         return contexts
+
+    def _plan(self) -> bytes:
+        """Return the engine's bytes: the very ones that were hashed when it was loaded."""
+        data = self.engine.plan.read_bytes()
+        expected = self.engine.manifest.files[PLAN]["sha256"]
+        found = hashlib.sha256(data).hexdigest()
+        if found != expected:
+            raise EngineError(
+                f"{PLAN} changed after the engine was loaded",
+                "load the engine again, or build it again",
+                code="engine.changed",
+                file=str(self.engine.plan),
+                expected=expected,
+                found=found,
+            )
+        return data
 
     def initial_state(self, batch: int) -> TrtState:
         """Return zeros."""
@@ -190,7 +207,10 @@ class TrtSession:
         if state is None:
             return self.initial_state(batch)
         check_batch(state, batch)
-        return state if isinstance(state, TrtState) else self.state_from_arrays(state.arrays())
+        # One of another engine may have tensors of another type in the same shapes.
+        if isinstance(state, TrtState) and state.engine is self.engine:
+            return state
+        return self.state_from_arrays(state.arrays())
 
     def _mask(self, attention_mask: Ids | None, ids: Ids) -> Ids | None:
         if self.padded:

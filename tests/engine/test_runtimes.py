@@ -66,8 +66,14 @@ def test_the_log_keeps_problems_and_is_one_for_a_runtime() -> None:
     log = log_of(module)
     log.log("warning", "a node named x already exists")
     log.log("warning", "y() is unsupported here")
+    for _ in range(50):
+        log.log("verbose", "this type is unsupported by this tactic")
     log.log("error", "z")
     assert log.problems == ["y() is unsupported here", "z"]
+    for number in range(50):
+        log.log("error", str(number))
+    assert log.problems[-1] == "49"
+    assert len(log.problems) == 40
     assert log_of(module) is log
 
 

@@ -28,7 +28,7 @@ SAMPLINGS = [
     Sampling(temperature=temperature, top_k=top_k, top_p=top_p, repetition_penalty=penalty)
     for temperature, top_k, top_p, penalty in (
         *product((0.0,), (0,), (1.0,), (1.0, 1.7, 0.8)),
-        *product((0.7, 1.0, 40.0), (0, 1, 5, VOCAB, 99), (1.0, 0.8, 1e-9), (1.0, 1.3)),
+        *product((0.7, 1.0, 40.0), (0, 1, 5, VOCAB, 99), (1.0, 0.8, 1e-17), (1.0, 1.3)),
     )
 ]
 
@@ -107,6 +107,16 @@ def test_what_has_no_weight_is_never_drawn(draw: float, top_p: float) -> None:
     token, finite = Sampler(sampling)(logits, np.zeros((3, VOCAB), bool), np.full(3, draw))
     assert token[:, 0].tolist() == [7, 0, VOCAB - 1]
     assert finite.all()
+
+
+def test_a_sum_that_is_just_reached_suffices() -> None:
+    logits = np.full((8, VOCAB), -3e38, np.float32)
+    logits[:, [3, 9, 20, 41]] = 1.5  # a quarter each, and exactly so
+    sampling = Sampling(temperature=1.0, top_k=0, top_p=0.5, repetition_penalty=1.0)
+    sampler = Sampler(sampling)
+    nobody, draws = np.zeros((8, VOCAB), bool), np.arange(8) / 8
+    token, _ = sampler(logits, nobody, draws)
+    assert token[:, 0].tolist() == sampler.expected(logits, nobody, draws) == [20] * 4 + [41] * 4
 
 
 @pytest.mark.parametrize("sampling", [SAMPLINGS[0], SAMPLINGS[-1]], ids=str)

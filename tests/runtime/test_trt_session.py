@@ -184,6 +184,29 @@ def test_it_gives_what_onnx_runtime_gives(opened, exports: Exports, name: str) -
     assert stand_in.read == [b"no plan"]
 
 
+def test_what_is_deserialised_is_what_was_hashed(opened) -> None:
+    session, stand_in = opened()
+    session.engine.plan.write_bytes(b"another")
+    read = list(stand_in.read)
+    with pytest.raises(EngineError, match="changed after the engine was loaded") as raised:
+        TrtSession(session.engine, device="cpu")
+    assert raised.value.code == "engine.changed"
+    assert stand_in.read == read
+
+
+def test_a_state_of_another_engine_is_copied(opened) -> None:
+    one, _ = opened()
+    state = one.prefill(ids(1, 4)).state
+    before = state.arrays()
+    other, _ = opened()
+    expected = one.step(np.array([3]), state).logits
+    found = other.step(np.array([3]), state, in_place=True)
+    np.testing.assert_array_equal(found.logits, expected)
+    assert found.state is not state
+    for name, array in state.arrays().items():
+        np.testing.assert_array_equal(array, before[name])
+
+
 def test_steps_in_place_use_two_sets_of_buffers(opened) -> None:
     session, _ = opened()
     state = session.prefill(ids(1, 4)).state
