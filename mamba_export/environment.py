@@ -26,7 +26,7 @@ _PACKAGES: tuple[tuple[str, str | None], ...] = (
     ("transformers", "5.0"),
     ("mamba-ssm", None),
     ("tensorrt", "10.3"),
-    ("tensorrt_rtx", "1.2"),
+    ("tensorrt_rtx", "1.7"),
     ("tokenizers", "0.21"),
     ("huggingface_hub", "0.34"),
     ("safetensors", "0.5"),

@@ -254,10 +254,8 @@ class OrtSession:
         bound = state.bound_step
         if bound is None or bound.session is not runs_in:
             with _errors_of(self.artifact):
-                bound = self._captured_step(state) if self._captures_steps else None
-                bound = state.bound_step = bound or self._bind_step(state)
-            if self._captures_steps:
-                weakref.finalize(state, self._idle_steps[state.batch].append, bound)
+                bind = self._captured_step if self._captures_steps else self._bind_step
+                bound = state.bound_step = bind(state)
         return bound
 
     def advance(self, step: BoundStep) -> list[Any]:
@@ -332,17 +330,18 @@ class OrtSession:
         """Whether every op reads its state before writing it, as our kernels do."""
         return self.native is not None and self.artifact.manifest.io_names is IoNames.genai
 
-    def _captured_step(self, state: OrtState) -> BoundStep | None:
-        """Return a step that a state now forgotten has left, with this one's values.
+    def _captured_step(self, state: OrtState) -> BoundStep:
+        """Return a step with a state's values, in buffers that are the session's own.
 
-        A session never forgets a graph that it has captured: states take turns with few of them.
+        A session never forgets a graph that it has captured, so states take turns with few of them:
+        one that is dropped leaves its step to the next.
         """
-        if not self._idle_steps[state.batch]:
-            return None
-        bound = self._idle_steps[state.batch].pop()
+        idle = self._idle_steps[state.batch]
+        bound = idle.pop() if idle else self._bind_step(self.initial_state(state.batch))
         for value, into in zip(state.values, bound.reads, strict=True):
             self.device.copy(value, into)
         state.values = bound.reads
+        weakref.finalize(state, idle.append, bound)
         return bound
 
     def _bind_step(self, state: OrtState) -> BoundStep:

@@ -132,6 +132,25 @@ def test_captured_steps_are_used_again(exports, monkeypatch: pytest.MonkeyPatch)
         assert made == [2, 3, 2], "two that live do not share"
 
 
+def test_a_captured_step_keeps_its_buffers_when_a_state_goes_elsewhere(exports) -> None:
+    artifact = Artifact.load(exports.artifact("mamba", step=True).path)
+    token = np.array([1])
+    with OrtSession(artifact) as one, OrtSession(artifact) as other:
+        for session in (one, other):
+            session.device = AlternatingCpu("cpu")
+            session._captures_steps = True
+        state = one.initial_state(1)
+        for session in (one, other):
+            session.step(token, state, in_place=True)
+        del state
+        steps = [session.bound_step(session.initial_state(1)) for session in (one, other)]
+        buffers = [
+            {value.data_ptr() for binding in step._bindings for value in binding._values[1:]}
+            for step in steps
+        ]
+        assert not buffers[0] & buffers[1], "states of two sessions share no memory"
+
+
 @pytest.mark.parametrize("dtype", [DType.float32, DType.float16, DType.bfloat16])
 def test_zeros_and_copies_are_made_on_the_device(dtype: DType) -> None:
     @dataclass(frozen=True)
