@@ -16,9 +16,15 @@ from typing import Any
 from mamba_export.arguments import path_text
 from mamba_export.engine.options import EngineOptions
 from mamba_export.engine.runtimes import EngineRuntime
-from mamba_export.errors import ArtifactError, MissingInputError, UsageError
+from mamba_export.errors import ArtifactError, MissingInputError
 from mamba_export.graph.artifact import Manifest
-from mamba_export.graph.sealed_files import Seal, seal_problems
+from mamba_export.graph.sealed_files import (
+    MALFORMED,
+    Seal,
+    holds_only,
+    read_manifest,
+    seal_problems,
+)
 
 ENGINE_MANIFEST = "engine.json"
 PLAN = "model.engine"
@@ -26,8 +32,6 @@ MODEL_MANIFEST = "artifact.json"
 """The manifest of the artifact, unchanged: names, states and tokens of the model."""
 
 SCHEMA = 1
-_MAX_MANIFEST = 10 * 2**20
-_MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError, UsageError)
 _AGAIN = "copy the whole directory again, or build it again with `mamba-export trt`"
 _ROUTES = ("plugins", "function bodies", "plain ops")
 
@@ -139,13 +143,13 @@ class Engine:
                 expected="a directory written by mamba-export trt",
             )
         try:
-            manifest = _read_manifest(file)
-        except _MALFORMED as error:
+            manifest = EngineManifest.from_json(read_manifest(file))
+        except MALFORMED as error:
             raise _malformed(file, error) from error
         _seal(path, manifest).check(verify=True)
         try:
             model = Manifest.from_json((path / MODEL_MANIFEST).read_text("utf-8"))
-        except _MALFORMED as error:
+        except MALFORMED as error:
             raise _malformed(path / MODEL_MANIFEST, error) from error
         return cls(path, manifest, model)
 
@@ -166,27 +170,11 @@ def is_engine(path: str | os.PathLike[str]) -> bool:
 
 def is_only_engine(path: Path) -> bool:
     """Return whether a directory holds an engine of ours and nothing else that could be lost."""
-    file = path / ENGINE_MANIFEST
-    if path.is_symlink() or file.is_symlink() or not file.is_file():
-        return False
-    try:
-        ours = {ENGINE_MANIFEST, *_read_manifest(file).files}
-        with os.scandir(path) as entries:
-            return all(e.name in ours and e.is_file(follow_symlinks=False) for e in entries)
-    except (*_MALFORMED, OSError):
-        return False
+    return holds_only(path, ENGINE_MANIFEST, lambda text: EngineManifest.from_json(text).files)
 
 
 def _seal(path: Path, manifest: EngineManifest) -> Seal:
     return Seal(path, ENGINE_MANIFEST, manifest.files, "engine", _AGAIN)
-
-
-def _read_manifest(file: Path) -> EngineManifest:
-    with file.open("rb") as stream:
-        data = stream.read(_MAX_MANIFEST + 1)
-    if len(data) > _MAX_MANIFEST:
-        raise ValueError(f"it is larger than {_MAX_MANIFEST} bytes")
-    return EngineManifest.from_json(data.decode("utf-8"))
 
 
 def _malformed(file: Path, error: Exception) -> ArtifactError:

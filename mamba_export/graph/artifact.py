@@ -12,15 +12,19 @@ from typing import Any
 from mamba_export.arguments import path_text
 from mamba_export.dtypes import DType
 from mamba_export.errors import ArtifactError, MissingInputError
-from mamba_export.graph.sealed_files import Seal, seal_problems
+from mamba_export.graph.sealed_files import (
+    MALFORMED,
+    Seal,
+    holds_only,
+    read_manifest,
+    seal_problems,
+)
 from mamba_export.models.state import IoNames, StateSpec
 
 MANIFEST = "manifest.json"
 DATA_FILE = "model.onnx.data"
 SCHEMA = 1
 ACTIVATION_TYPES = (DType.float32, DType.float16, DType.bfloat16)
-_MAX_MANIFEST = 10 * 2**20
-_MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 _AGAIN = "copy the whole directory again, or export again"
 _KNOWN: dict[str, tuple[object, ...]] = {
     "bits": (4, 8),
@@ -201,8 +205,8 @@ class Artifact:
                 found=found,
             )
         try:
-            manifest = _read_manifest(file)
-        except _MALFORMED as error:
+            manifest = Manifest.from_json(read_manifest(file))
+        except MALFORMED as error:
             raise ArtifactError(
                 f"{MANIFEST} is malformed: {error}",
                 "export the artifact again",
@@ -232,23 +236,7 @@ def is_artifact(path: str | os.PathLike[str]) -> bool:
 
 def is_only_artifact(path: Path) -> bool:
     """Return whether a directory holds an artifact of ours and nothing else that could be lost."""
-    file = path / MANIFEST
-    if path.is_symlink() or file.is_symlink() or not file.is_file():
-        return False
-    try:
-        ours = {MANIFEST, *_read_manifest(file).files}
-        with os.scandir(path) as entries:
-            return all(e.name in ours and e.is_file(follow_symlinks=False) for e in entries)
-    except (*_MALFORMED, OSError):
-        return False
-
-
-def _read_manifest(file: Path) -> Manifest:
-    with file.open("rb") as stream:
-        data = stream.read(_MAX_MANIFEST + 1)
-    if len(data) > _MAX_MANIFEST:
-        raise ValueError(f"it is larger than {_MAX_MANIFEST} bytes")
-    return Manifest.from_json(data.decode("utf-8"))
+    return holds_only(path, MANIFEST, lambda text: Manifest.from_json(text).files)
 
 
 def _no_number(text: str) -> None:

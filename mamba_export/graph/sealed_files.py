@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mamba_export.errors import ArtifactError, MissingInputError
+from mamba_export.errors import ArtifactError, MissingInputError, UsageError
 
+MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError, UsageError)
+"""What reading a manifest raises that is none."""
+_MOST = 10 * 2**20  # bytes of a manifest
 _BLOCK = 4 * 2**20
 _PLAIN_NAME = re.compile(r"\w[\w-]*(\.[\w-]+)*", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -127,3 +131,36 @@ def sha256(file: Path) -> str:
         while block := stream.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def read_manifest(file: Path) -> str:
+    """Return the text of a manifest.
+
+    Raises:
+        ValueError: it is too large, or no text.
+        OSError: it cannot be read.
+    """
+    with file.open("rb") as stream:
+        data = stream.read(_MOST + 1)
+    if len(data) > _MOST:
+        raise ValueError(f"it is larger than {_MOST} bytes")
+    return data.decode("utf-8")
+
+
+def holds_only(path: Path, manifest: str, listed: Callable[[str], Iterable[str]]) -> bool:
+    """Return whether a directory holds what its manifest lists and nothing else to be lost.
+
+    Args:
+        path: the directory.
+        manifest: name of the manifest.
+        listed: returns the names in the text of one, or raises one of MALFORMED.
+    """
+    file = path / manifest
+    if path.is_symlink() or file.is_symlink() or not file.is_file():
+        return False
+    try:
+        ours = {manifest, *listed(read_manifest(file))}
+        with os.scandir(path) as entries:
+            return all(e.name in ours and e.is_file(follow_symlinks=False) for e in entries)
+    except (*MALFORMED, OSError):
+        return False

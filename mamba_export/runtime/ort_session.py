@@ -8,11 +8,9 @@ import itertools
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from typing_extensions import Self
 
 from mamba_export.arguments import count
 from mamba_export.dtypes import DType
@@ -28,6 +26,7 @@ from mamba_export.runtime.sampler_graph import sampler_graph
 from mamba_export.runtime.sampling import Sampling
 from mamba_export.runtime.session import (
     Array,
+    ClosedAtExit,
     Ids,
     Logits,
     Result,
@@ -73,7 +72,7 @@ class OrtState:
         }
 
 
-class OrtSession:
+class OrtSession(ClosedAtExit):
     """The ONNX Runtime session; see :class:`mamba_export.runtime.session.Session`.
 
     Args:
@@ -297,17 +296,6 @@ class OrtSession:
         self._opened = self._step = None
         self._samplers.clear()
         self._idle_steps.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def _model(self) -> ort.InferenceSession:

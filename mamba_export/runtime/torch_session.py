@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from mamba_export.models import load_family, load_model
 from mamba_export.models.backbone import LanguageModel
 from mamba_export.runtime.session import (
     Array,
+    ClosedAtExit,
     Ids,
     Logits,
     Result,
@@ -47,7 +47,7 @@ class TorchState:
         return {n: _to_numpy(t) for n, t in zip(self.names, self.tensors, strict=True)}
 
 
-class TorchSession:
+class TorchSession(ClosedAtExit):
     """The eager session; see :class:`mamba_export.runtime.session.Session`."""
 
     padded = True
@@ -144,17 +144,6 @@ class TorchSession:
 
     def close(self) -> None:
         """Nothing to release."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _run(self, ids: Ids, state: State | None, mask: Ids | None, *, step: bool) -> Result:
         if state is None:

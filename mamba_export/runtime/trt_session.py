@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from typing_extensions import Self
 
 from mamba_export.dtypes import DType
 from mamba_export.engine.device import first_device
@@ -23,6 +21,7 @@ from mamba_export.errors import CapabilityError, EngineError, SessionError, Usag
 from mamba_export.runtime.libraries import plugin_library
 from mamba_export.runtime.session import (
     Array,
+    ClosedAtExit,
     Ids,
     Logits,
     Result,
@@ -57,7 +56,7 @@ class TrtState:
         }
 
 
-class TrtSession:
+class TrtSession(ClosedAtExit):
     """The TensorRT session; see :class:`mamba_export.runtime.session.Session`.
 
     Args:
@@ -181,17 +180,6 @@ class TrtSession:
     def close(self) -> None:
         """Drop the contexts, and with the last of them the engine."""
         self._contexts = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _own(self, state: State | None, batch: int) -> TrtState:
         most = self.engine.manifest.options.max_batch
