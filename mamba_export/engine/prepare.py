@@ -12,6 +12,7 @@ from mamba_export.engine.options import EngineOptions
 from mamba_export.engine.runtimes import EngineRuntime, TensorRT
 from mamba_export.errors import UsageError
 from mamba_export.graph.artifact import MANIFEST, Artifact
+from mamba_export.graph.dialects import Dialect, lower
 from mamba_export.graph.passes.decompose_rms_normalization import DecomposeRMSNormalizationPass
 from mamba_export.models.state import NUM_LOGITS_TO_KEEP
 from mamba_export.runtime.graph_check import check_graph
@@ -84,8 +85,10 @@ def prepare(artifact: Artifact, tensorrt: TensorRT, options: EngineOptions) -> P
     check_graph(artifact, file)
     model = ir.load(file)
     ours = [node for node in model.graph if node.domain == DOMAIN]
-    # Before 10.7 a function body wins over the plugin, whatever the node says.
-    if plugins_run(tensorrt, artifact, options) and tensorrt.is_before(10, 7):
+    if not plugins_run(tensorrt, artifact, options):
+        lower(model, Dialect.standard)
+    elif tensorrt.is_before(10, 7):
+        # There a function body wins over the plugin, whatever the node says.
         for key in [key for key in model.functions if key[0] == DOMAIN]:
             del model.functions[key]
     if tensorrt.is_before(10, 15):

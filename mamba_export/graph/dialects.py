@@ -19,7 +19,10 @@ from onnx_ir.passes.common import (
 
 from mamba_export.graph.convert import OPSET
 from mamba_export.graph.passes.decompose_rms_normalization import DecomposeRMSNormalizationPass
+from mamba_export.graph.passes.fold_constants import FoldConstantsPass
 from mamba_export.graph.passes.remove_noop_casts import RemoveNoopCastsPass
+from mamba_export.graph.passes.remove_noop_pads import RemoveNoopPadsPass
+from mamba_export.graph.passes.share_shapes import ShareShapesPass
 from mamba_export.ops import DOMAIN, OPS, VERSION, Op
 
 STANDARD_OPSET = 18
@@ -63,6 +66,11 @@ def lower(model: ir.Model, dialect: Dialect) -> ir.Model:
     else:
         DecomposeRMSNormalizationPass()(model)
     Sequential(
+        # What bodies compute from sizes is known by now, or is the same in all layers.
+        ShareShapesPass(),
+        CommonSubexpressionEliminationPass(),
+        FoldConstantsPass(),
+        RemoveNoopPadsPass(),
         RemoveNoopCastsPass(),
         CommonSubexpressionEliminationPass(),
         LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),

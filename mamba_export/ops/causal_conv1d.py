@@ -70,14 +70,16 @@ def _(
     activation: str,
 ) -> Sequence[ir.Value]:
     # A body cannot know K, so filter and window are extended on the old side to MAX_WIDTH taps.
-    width, seqlen = op.Shape(weight, start=1, end=2), op.Shape(x, start=1, end=2)
+    width = op.Shape(weight, start=1, end=2)
     missing = op.Sub([MAX_WIDTH], width)
     taps = op.Pad(body.to_float32(op, weight), op.Concat([0], missing, [0, 0], axis=0))
     window = op.Concat(op.Transpose(conv_state, perm=[0, 2, 1]), x, axis=1)
     wide = op.Pad(body.to_float32(op, window), op.Concat([0], missing, [0, 0, 0, 0], axis=0))
     y = body.to_float32(op, bias)
     for k in range(MAX_WIDTH):
-        shifted = op.Slice(wide, [k], op.Add(seqlen, [k]), [1])
+        # Ends that are constants leave compilers a length to reason about: that of x.
+        end = k + 1 - MAX_WIDTH or 2**62
+        shifted = op.Slice(wide, [k], [end], [1])
         y = op.Add(y, op.Mul(shifted, op.Gather(taps, k, axis=1)))
     if activation == "silu":
         y = body.silu(op, y)

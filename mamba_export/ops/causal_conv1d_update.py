@@ -59,5 +59,5 @@ def _(
     y = op.Add(op.ReduceSum(products, [2], keepdims=0), body.to_float32(op, bias))
     if activation == "silu":
         y = body.silu(op, y)
-    newest = op.Slice(window, [1], op.Shape(weight, start=1, end=2), [2])
+    newest = op.Slice(window, [1], [2**62], [2])
     return op.CastLike(y, x), newest

@@ -148,8 +148,8 @@ def _(
     totals = op.Pad(totals, [0, 0, 0, 1, 0, 0, 0, 0])  # [B,G,R,L+1]
     carry = op.Exp(segment_sums(op, totals, op.Add(chunks, [1])))  # [B,G,R,L+1,L+1]
     states = op.MatMul(carry, states)
-    before = op.Slice(states, [0], chunks, [3])
-    final = op.Slice(states, chunks, [2**62], [3])
+    before = op.Slice(states, [0], [-1], [3])
+    final = op.Slice(states, [-1], [2**62], [3])
     by_chunk = op.Concat(batch, groups, heads, chunks, op.Shape(ssm_state, start=2), axis=0)
     before = op.Transpose(
         body.reshape(op, before, by_chunk), perm=[0, 3, 1, 2, 4, 5]

@@ -12,12 +12,15 @@ from onnx.reference import ReferenceEvaluator
 from mamba_export.dtypes import DType
 from mamba_export.graph.passes.adapt_state_io import AdaptStateIOPass
 from mamba_export.graph.passes.decompose_rms_normalization import DecomposeRMSNormalizationPass
+from mamba_export.graph.passes.fold_constants import LARGEST, FoldConstantsPass
 from mamba_export.graph.passes.fold_transposed_weights import (
     TRANSPOSED,
     FoldTransposedWeightsPass,
 )
 from mamba_export.graph.passes.readable_names import ReadableNamesPass
 from mamba_export.graph.passes.remove_noop_casts import RemoveNoopCastsPass
+from mamba_export.graph.passes.remove_noop_pads import RemoveNoopPadsPass
+from mamba_export.graph.passes.share_shapes import ShareShapesPass
 from mamba_export.graph.passes.sort_attributes import SortAttributesPass
 from mamba_export.graph.passes.split_sequences import SplitSequencesPass
 from mamba_export.graph.passes.static_reshapes import StaticReshapesPass
@@ -81,6 +84,123 @@ class TestRemoveNoopCasts:
         graph = model(signature, body)
         before = kinds(graph)
         assert not RemoveNoopCastsPass()(graph).modified
+        assert kinds(graph) == before
+
+
+class TestRemoveNoopPads:
+    @pytest.mark.parametrize(
+        ("pads", "left"), [("0, 0, 0, 0", {"Neg": 1}), ("0, 1, 0, 0", {"Pad": 1, "Neg": 1})]
+    )
+    def test_only_padding_of_nothing_goes(self, pads: str, left: dict[str, int]) -> None:
+        graph = model(
+            "(float[2,3] x) => (float[2,m] y)",
+            f"p = Constant<value=int64[4] {{{pads}}}>() a = Pad(x, p) y = Neg(a)",
+        )
+        x = random(2, 3)
+        before = evaluate(graph, x=x)
+        RemoveNoopPadsPass()(graph)
+        assert kinds(graph) - Counter(["Constant"]) == left
+        same_results(graph, before, x=x)
+
+    @pytest.mark.parametrize(
+        ("signature", "body"),
+        [
+            ("(float[2,3] x, int64[4] p) => (float[n,m] y)", "y = Pad(x, p)"),
+            ("(float[2,3] x) => (float[2,3] y)", "p = Constant<value_ints=[0]>() y = o.Pad(x, p)"),
+        ],
+        ids=["pads that are computed", "another domain"],
+    )
+    def test_other_pads_stay(self, signature: str, body: str) -> None:
+        graph = model(signature, body)
+        assert not RemoveNoopPadsPass()(graph).modified
+
+
+class TestShareShapes:
+    INPUTS = "(float[batch,seqlen,6] x, int64[batch,seqlen] ids, float[other] z)"
+
+    def test_every_size_is_asked_for_once_and_known_ones_not_at_all(self) -> None:
+        graph = model(
+            f"{self.INPUTS} => (int64[3] u, int64[1] v, int64[2] w)",
+            "a = Neg(x) b = Neg(a) s = Shape(a) u = Neg(s) t = Shape<start=1, end=2>(b) v = Neg(t) "
+            "r = Shape<start=-2>(b) w = Neg(r)",
+            "<float[batch,seqlen,6] a, float[batch,seqlen,6] b>",
+        )
+        x = random(2, 5, 6)
+        feeds = {"x": x, "ids": np.zeros((2, 5), np.int64), "z": x[0, 0]}
+        before = evaluate(graph, **feeds)
+        assert ShareShapesPass()(graph).modified
+        assert kinds(graph)["Shape"] == 2
+        assert [result.tolist() for result in before] == [[-2, -5, -6], [-5], [-5, -6]]
+        same_results(graph, before, **feeds)
+        assert {node.name for node in graph.graph if node.op_type == "Shape"} == {
+            "/batch",
+            "/seqlen",
+        }
+
+    @pytest.mark.parametrize(
+        ("body", "values"),
+        [
+            ("a = Neg(x) s = Shape(a) y = Neg(s)", ""),
+            ("a = Neg(x) s = Shape(a) y = Neg(s)", "<float[unheard,6] a>"),
+            ("a = Neg(x) s = o.Shape(a) y = Neg(s)", "<float[batch,seqlen,6] a>"),
+        ],
+        ids=["no shape", "a size of no input", "another domain"],
+    )
+    def test_what_is_not_known_stays(self, body: str, values: str) -> None:
+        graph = model(f"{self.INPUTS} => (int64[n] y)", body, values)
+        before = kinds(graph)
+        assert not ShareShapesPass()(graph).modified
+        assert kinds(graph) == before
+
+
+class TestFoldConstants:
+    def test_a_chain_of_small_constants_becomes_one(self) -> None:
+        graph = model(
+            "(float[6] x) => (float[2,3] y, int64[2] shape)",
+            "a = Constant<value_ints=[1, 4]>() b = Constant<value_ints=[1, -1]>() "
+            "c = Add(a, b) d = Constant<value_ints=[0, 0]>() shape = Max(c, d) y = Reshape(x, c)",
+        )
+        x = random(6)
+        before = evaluate(graph, x=x)
+        assert FoldConstantsPass()(graph).modified
+        assert kinds(graph) - Counter(Constant=9) == {"Reshape": 1}
+        assert [value.name for value in graph.graph.outputs] == ["y", "shape"]
+        same_results(graph, before, x=x)
+
+    def test_every_output_is_folded(self) -> None:
+        graph = model(
+            "(float[2] x) => (float[2] y)",
+            "a = Constant<value_floats=[1.0, 2.0, 3.0]>() s = Constant<value_ints=[2, 1]>() "
+            "b, c = Split(a, s) d = Add(x, b) y = Add(d, c)",
+        )
+        before = evaluate(graph, x=random(2))
+        FoldConstantsPass()(graph)
+        assert kinds(graph) - Counter(Constant=9) == {"Add": 2}
+        same_results(graph, before, x=random(2))
+
+    @pytest.mark.parametrize(
+        ("signature", "body"),
+        [
+            ("(int64[2] x) => (int64[2] y)", "a = Constant<value_ints=[1]>() y = Add(a, x)"),
+            ("(int64[2] n = {1, 2}) => (int64[2] y)", "y = Neg(n)"),
+            ("() => (int64[1] y)", "a = Constant<value_ints=[1]>() y = other.Neg(a)"),
+            (
+                f"() => (float[{LARGEST + 1}] y)",
+                f"a = Constant<value_floats=[{'1.0, ' * LARGEST}1.0]>() y = Neg(a)",
+            ),
+            (
+                "() => (int64[1] y)",
+                "a = Constant<value=bool {1}>() b = Constant<value_ints=[1]>() "
+                "y = If(a) <then_branch = t () => (int64[1] c) { c = Neg(b) },"
+                " else_branch = e () => (int64[1] d) { d = Identity(b) }>",
+            ),
+        ],
+        ids=["an input", "a default that callers override", "another domain", "large", "a graph"],
+    )
+    def test_other_nodes_stay(self, signature: str, body: str) -> None:
+        graph = model(signature, body)
+        before = kinds(graph)
+        assert not FoldConstantsPass()(graph).modified
         assert kinds(graph) == before
 
 
