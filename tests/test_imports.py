@@ -65,7 +65,7 @@ LAW = {
         "mamba_export",  # its version
         "mamba_export.graph.artifact",
         "mamba_export.graph.atomic_directory",
-        "mamba_export.graph.passes.decompose_rms_normalization",
+        "mamba_export.graph.passes.*",
         "mamba_export.graph.sealed_files",
         "mamba_export.models.state",
         "mamba_export.runtime.graph_check",

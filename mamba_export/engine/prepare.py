@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
+from onnx_ir.passes import Sequential
+from onnx_ir.passes.common import InlinePass
 
 from mamba_export.engine.options import EngineOptions
 from mamba_export.engine.runtimes import EngineRuntime, TensorRT
 from mamba_export.errors import UsageError
 from mamba_export.graph.artifact import MANIFEST, Artifact
-from mamba_export.graph.dialects import Dialect, lower
 from mamba_export.graph.passes.decompose_rms_normalization import DecomposeRMSNormalizationPass
+from mamba_export.graph.passes.simplify_bodies import SimplifyBodiesPass
 from mamba_export.models.state import NUM_LOGITS_TO_KEEP
 from mamba_export.runtime.graph_check import check_graph
 
@@ -86,9 +88,11 @@ def prepare(artifact: Artifact, tensorrt: TensorRT, options: EngineOptions) -> P
     model = ir.load(file)
     ours = [node for node in model.graph if node.domain == DOMAIN]
     if not plugins_run(tensorrt, artifact, options):
-        lower(model, Dialect.standard)
+        # No node of ours is left for a plugin that someone else may have registered.
+        Sequential(InlinePass(), SimplifyBodiesPass())(model)
+        model.opset_imports.pop(DOMAIN, None)
     elif tensorrt.is_before(10, 7):
-        # There a function body wins over the plugin, whatever the node says.
+        # A function body wins over the plugin, whatever the node says.
         for key in [key for key in model.functions if key[0] == DOMAIN]:
             del model.functions[key]
     if tensorrt.is_before(10, 15):

@@ -8,21 +8,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import onnx_ir as ir
-from onnx_ir.passes import Sequential
-from onnx_ir.passes.common import (
-    ClearMetadataAndDocStringPass,
-    CommonSubexpressionEliminationPass,
-    LiftConstantsToInitializersPass,
-    RemoveUnusedNodesPass,
-    TopologicalSortPass,
-)
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
 from mamba_export.graph.convert import OPSET
 from mamba_export.graph.passes.decompose_rms_normalization import DecomposeRMSNormalizationPass
-from mamba_export.graph.passes.fold_constants import FoldConstantsPass
-from mamba_export.graph.passes.remove_noop_casts import RemoveNoopCastsPass
-from mamba_export.graph.passes.remove_noop_pads import RemoveNoopPadsPass
-from mamba_export.graph.passes.share_shapes import ShareShapesPass
+from mamba_export.graph.passes.simplify_bodies import SimplifyBodiesPass
 from mamba_export.ops import DOMAIN, OPS, VERSION, Op
 
 STANDARD_OPSET = 18
@@ -65,19 +55,8 @@ def lower(model: ir.Model, dialect: Dialect) -> ir.Model:
         model.opset_imports["com.microsoft"] = 1
     else:
         DecomposeRMSNormalizationPass()(model)
-    Sequential(
-        # What bodies compute from sizes is known by now, or is the same in all layers.
-        ShareShapesPass(),
-        CommonSubexpressionEliminationPass(),
-        FoldConstantsPass(),
-        RemoveNoopPadsPass(),
-        RemoveNoopCastsPass(),
-        CommonSubexpressionEliminationPass(),
-        LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        RemoveUnusedNodesPass(),
-        TopologicalSortPass(),
-        ClearMetadataAndDocStringPass(),
-    )(model)
+    SimplifyBodiesPass()(model)
+    ClearMetadataAndDocStringPass()(model)
     return model
 
 
