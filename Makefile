@@ -28,10 +28,14 @@ ONNXRUNTIME_ROOT := $(CURDIR)/build/onnxruntime
 HEADERS := $(ONNXRUNTIME_ROOT)/usr
 endif
 
-# Where TensorRT's headers are; unless they are given, they are fetched from the package index.
+# Where TensorRT's headers are. Unless they are given, or the system has some, they are fetched from
+# the package index, when there are CUDA kernels to make plugins of.
 ifeq ($(origin TensorRT_ROOT),undefined)
+ifeq ($(wildcard $(addsuffix /NvInferRuntime.h,/usr/include /usr/include/*-linux-gnu /usr/local/include)),)
 TensorRT_ROOT := $(CURDIR)/build/tensorrt
-TENSORRT_HEADERS := $(TensorRT_ROOT)/include
+NVCC := $(shell command -v nvcc)
+TENSORRT_HEADERS := $(if $(or $(filter ON,$(CUDA)),$(and $(filter AUTO,$(CUDA)),$(or $(NVCC),$(CUDACXX)))),$(TensorRT_ROOT)/include)
+endif
 endif
 
 export PIP_NO_CACHE_DIR := 1
@@ -68,7 +72,7 @@ $(LIBRARY): $(shell find CMakeLists.txt cmake plugins -type f -not -path 'plugin
   | $(STAMP) $(HEADERS) $(TENSORRT_HEADERS)
 	cmake -S . -B build/plugins -G Ninja -D MAMBA_EXPORT_ONNXRUNTIME=ON \
 	  -D ONNXRUNTIME_ROOT=$(ONNXRUNTIME_ROOT) -D MAMBA_EXPORT_CUDA=$(CUDA) \
-	  -D TensorRT_ROOT=$(TensorRT_ROOT) -D MAMBA_EXPORT_TENSORRT=$(CUDA) \
+	  $(TensorRT_ROOT:%=-D TensorRT_ROOT=%) -D MAMBA_EXPORT_TENSORRT=$(CUDA) \
 	  $(if $(CUDA_ARCHITECTURES),-D "MAMBA_EXPORT_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES)")
 	cmake --build build/plugins
 	cmake --install build/plugins --prefix . --strip
@@ -77,11 +81,12 @@ $(LIBRARY): $(shell find CMakeLists.txt cmake plugins -type f -not -path 'plugin
 $(HEADERS):
 	cmake/fetch_onnxruntime_headers.sh $(ONNXRUNTIME_ROOT)
 
+# AUTO goes on without the plugins where the headers cannot be had.
 $(TENSORRT_HEADERS): | $(STAMP)
-	cmake/fetch_tensorrt_headers.sh $(TensorRT_ROOT) $(BIN)/python
+	cmake/fetch_tensorrt_headers.sh $(TensorRT_ROOT) $(BIN)/python || test $(CUDA) = AUTO
 
 wheel: $(STAMP) | $(HEADERS) $(TENSORRT_HEADERS) ## a wheel with the native libraries, in dist/
-	ONNXRUNTIME_ROOT=$(ONNXRUNTIME_ROOT) TensorRT_ROOT=$(TensorRT_ROOT) \
+	ONNXRUNTIME_ROOT=$(ONNXRUNTIME_ROOT) $(TensorRT_ROOT:%=TensorRT_ROOT=%) \
 	  $(BIN)/python -m pip wheel --quiet --no-deps \
 	  --config-settings=cmake.define.MAMBA_EXPORT_ONNXRUNTIME=ON \
 	  --config-settings=cmake.define.MAMBA_EXPORT_CUDA=$(CUDA) \

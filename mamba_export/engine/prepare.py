@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
+from onnx_ir.passes.common import InlinePass
 
 from mamba_export.engine.options import EngineOptions
+from mamba_export.engine.plugins import DOMAIN
 from mamba_export.engine.runtimes import EngineRuntime, TensorRT
 from mamba_export.errors import UsageError
 from mamba_export.graph.artifact import MANIFEST, Artifact
 from mamba_export.graph.passes.decompose_rms_normalization import DecomposeRMSNormalizationPass
 from mamba_export.models.state import NUM_LOGITS_TO_KEEP
 from mamba_export.runtime.graph_check import check_graph
-
-DOMAIN = "mamba_export"
-"""Of our ops, and of the plugins that run them."""
 
 _DIALECTS = ("mamba", "standard")
 # The parsers of TensorRT take these names for ops of their own, in whatever domain they are.
@@ -84,8 +83,12 @@ def prepare(artifact: Artifact, tensorrt: TensorRT, options: EngineOptions) -> P
     check_graph(artifact, file)
     model = ir.load(file)
     ours = [node for node in model.graph if node.domain == DOMAIN]
-    # Before 10.7 a function body wins over the plugin, whatever the node says.
-    if plugins_run(tensorrt, artifact, options) and tensorrt.is_before(10, 7):
+    if not plugins_run(tensorrt, artifact, options):
+        # No node of ours is left for a plugin that someone else may have registered.
+        InlinePass()(model)
+        model.opset_imports.pop(DOMAIN, None)
+    elif tensorrt.is_before(10, 7):
+        # A function body wins over the plugin, whatever the node says.
         for key in [key for key in model.functions if key[0] == DOMAIN]:
             del model.functions[key]
     if tensorrt.is_before(10, 15):

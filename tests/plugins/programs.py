@@ -42,8 +42,10 @@ def missing_tools() -> str | None:
 
 def missing_tensorrt_headers() -> str | None:
     """Return what a test of the TensorRT plugins lacks on this machine, or None."""
-    if (TENSORRT / "include" / "NvInferRuntime.h").is_file():
-        return None
+    system = Path("/usr/include")  # as packages of NVIDIA have them
+    for directory in (TENSORRT / "include", system, *system.glob("*-linux-gnu")):
+        if (directory / "NvInferRuntime.h").is_file():
+            return None
     return f"no TensorRT headers: cmake/fetch_tensorrt_headers.sh {TENSORRT.relative_to(ROOT)}"
 
 
