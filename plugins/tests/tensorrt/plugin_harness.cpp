@@ -110,7 +110,7 @@ int fuzz(const std::string& op, std::int64_t cases, std::uint64_t seed) {
 // ---- several contexts at once -------------------------------------------------------------------
 
 constexpr int kThreads = 4;
-constexpr int kTurns = 3;
+constexpr int kTurns = 20;
 
 // A thread of a program that serves several users of one engine: a context, a stream and operands
 // of its own.
