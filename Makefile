@@ -33,8 +33,9 @@ endif
 ifeq ($(origin TensorRT_ROOT),undefined)
 ifeq ($(wildcard $(addsuffix /NvInferRuntime.h,/usr/include /usr/include/*-linux-gnu /usr/local/include)),)
 TensorRT_ROOT := $(CURDIR)/build/tensorrt
+TENSORRT_FETCHED := $(TensorRT_ROOT)/include
 NVCC := $(shell command -v nvcc)
-TENSORRT_HEADERS := $(if $(or $(filter ON,$(CUDA)),$(and $(filter AUTO,$(CUDA)),$(or $(NVCC),$(CUDACXX)))),$(TensorRT_ROOT)/include)
+TENSORRT_HEADERS := $(if $(or $(filter ON,$(CUDA)),$(and $(filter AUTO,$(CUDA)),$(or $(NVCC),$(CUDACXX)))),$(TENSORRT_FETCHED))
 endif
 endif
 
@@ -44,7 +45,7 @@ export XDG_CACHE_HOME := $(CURDIR)/build/cache
 export PATH := $(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv plugins wheel demo test lint format parity bench-export bench-cpu gpu llama-bench soak clean
+.PHONY: help venv plugins wheel demo test lint format parity bench-export bench-cpu gpu gpu-trt llama-bench soak clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -134,6 +135,16 @@ gpu: ## on a machine with a GPU: build for it, test, measure; no network, about 
 	PYTHONPATH=$(CURDIR):$(CURDIR)/cli:$(CURDIR)/build/packages$(addprefix :,$(PYTHONPATH)) \
 	  $(PYTHON) -m benchmarks.cuda --architectures "$(CUDA_ARCHITECTURES)" \
   $(if $(RESULTS),--results "$(RESULTS)")
+
+# The same for TensorRT, whose Python package must be there; CASE is a pattern of step names. Its
+# headers are fetched where that works; TensorRT 11 needs those of its SDK (TensorRT_ROOT).
+gpu-trt: ## on a machine with a GPU and TensorRT: plugins, engines, the C++ example; half an hour
+	$(if $(HEADERS),-test -d $(HEADERS) || timeout 60 cmake/fetch_onnxruntime_headers.sh $(ONNXRUNTIME_ROOT))
+	$(if $(TENSORRT_FETCHED),-timeout 60 cmake/fetch_tensorrt_headers.sh $(TensorRT_ROOT) $(PYTHON))
+	ONNXRUNTIME_ROOT=$(ONNXRUNTIME_ROOT) \
+	PYTHONPATH=$(CURDIR):$(CURDIR)/cli:$(CURDIR)/build/packages$(addprefix :,$(PYTHONPATH)) \
+	  $(PYTHON) -m benchmarks.tensorrt --architectures "$(CUDA_ARCHITECTURES)" \
+  --headers "$(TensorRT_ROOT)" $(if $(CASE),--case "$(CASE)") $(if $(RESULTS),--results "$(RESULTS)")
 
 # From the source package of its Python binding, which holds a whole release of it.
 LLAMA := build/llama.cpp

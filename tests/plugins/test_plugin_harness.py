@@ -23,7 +23,7 @@ from tests.plugins.programs import (
 )
 
 CASES = 60
-CONCURRENT = 4
+CONCURRENT = 2
 WORKSPACES = 2_000
 SEED = 20240531
 
