@@ -28,10 +28,15 @@ ONNXRUNTIME_ROOT := $(CURDIR)/build/onnxruntime
 HEADERS := $(ONNXRUNTIME_ROOT)/usr
 endif
 
-# Where TensorRT's headers are; unless they are given, they are fetched from the package index.
+# Where TensorRT's headers are. Unless they are given, or the system has some, they are fetched from
+# the package index, when there are CUDA kernels to make plugins of.
 ifeq ($(origin TensorRT_ROOT),undefined)
+ifeq ($(wildcard $(addsuffix /NvInferRuntime.h,/usr/include /usr/include/*-linux-gnu /usr/local/include)),)
 TensorRT_ROOT := $(CURDIR)/build/tensorrt
-TENSORRT_HEADERS := $(TensorRT_ROOT)/include
+TENSORRT_FETCHED := $(TensorRT_ROOT)/include
+NVCC := $(shell command -v nvcc)
+TENSORRT_HEADERS := $(if $(or $(filter ON,$(CUDA)),$(and $(filter AUTO,$(CUDA)),$(or $(NVCC),$(CUDACXX)))),$(TENSORRT_FETCHED))
+endif
 endif
 
 export PIP_NO_CACHE_DIR := 1
@@ -40,7 +45,7 @@ export XDG_CACHE_HOME := $(CURDIR)/build/cache
 export PATH := $(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv plugins wheel demo test lint format parity bench-export bench-cpu gpu llama-bench soak clean
+.PHONY: help venv plugins wheel demo test lint format parity bench-export bench-cpu gpu gpu-trt llama-bench soak clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -68,7 +73,7 @@ $(LIBRARY): $(shell find CMakeLists.txt cmake plugins -type f -not -path 'plugin
   | $(STAMP) $(HEADERS) $(TENSORRT_HEADERS)
 	cmake -S . -B build/plugins -G Ninja -D MAMBA_EXPORT_ONNXRUNTIME=ON \
 	  -D ONNXRUNTIME_ROOT=$(ONNXRUNTIME_ROOT) -D MAMBA_EXPORT_CUDA=$(CUDA) \
-	  -D TensorRT_ROOT=$(TensorRT_ROOT) -D MAMBA_EXPORT_TENSORRT=$(CUDA) \
+	  $(TensorRT_ROOT:%=-D TensorRT_ROOT=%) -D MAMBA_EXPORT_TENSORRT=$(CUDA) \
 	  $(if $(CUDA_ARCHITECTURES),-D "MAMBA_EXPORT_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES)")
 	cmake --build build/plugins
 	cmake --install build/plugins --prefix . --strip
@@ -77,11 +82,12 @@ $(LIBRARY): $(shell find CMakeLists.txt cmake plugins -type f -not -path 'plugin
 $(HEADERS):
 	cmake/fetch_onnxruntime_headers.sh $(ONNXRUNTIME_ROOT)
 
+# AUTO goes on without the plugins where the headers cannot be had.
 $(TENSORRT_HEADERS): | $(STAMP)
-	cmake/fetch_tensorrt_headers.sh $(TensorRT_ROOT) $(BIN)/python
+	cmake/fetch_tensorrt_headers.sh $(TensorRT_ROOT) $(BIN)/python || test $(CUDA) = AUTO
 
 wheel: $(STAMP) | $(HEADERS) $(TENSORRT_HEADERS) ## a wheel with the native libraries, in dist/
-	ONNXRUNTIME_ROOT=$(ONNXRUNTIME_ROOT) TensorRT_ROOT=$(TensorRT_ROOT) \
+	ONNXRUNTIME_ROOT=$(ONNXRUNTIME_ROOT) $(TensorRT_ROOT:%=TensorRT_ROOT=%) \
 	  $(BIN)/python -m pip wheel --quiet --no-deps \
 	  --config-settings=cmake.define.MAMBA_EXPORT_ONNXRUNTIME=ON \
 	  --config-settings=cmake.define.MAMBA_EXPORT_CUDA=$(CUDA) \
@@ -129,6 +135,16 @@ gpu: ## on a machine with a GPU: build for it, test, measure; no network, about 
 	PYTHONPATH=$(CURDIR):$(CURDIR)/cli:$(CURDIR)/build/packages$(addprefix :,$(PYTHONPATH)) \
 	  $(PYTHON) -m benchmarks.cuda --architectures "$(CUDA_ARCHITECTURES)" \
   $(if $(RESULTS),--results "$(RESULTS)")
+
+# The same for TensorRT, whose Python package must be there; CASE is a pattern of step names. Its
+# headers are fetched where that works; TensorRT 11 needs those of its SDK (TensorRT_ROOT).
+gpu-trt: ## on a machine with a GPU and TensorRT: plugins, engines, the C++ example; half an hour
+	$(if $(HEADERS),-test -d $(HEADERS) || timeout 60 cmake/fetch_onnxruntime_headers.sh $(ONNXRUNTIME_ROOT))
+	$(if $(TENSORRT_FETCHED),-timeout 60 cmake/fetch_tensorrt_headers.sh $(TensorRT_ROOT) $(PYTHON))
+	ONNXRUNTIME_ROOT=$(ONNXRUNTIME_ROOT) \
+	PYTHONPATH=$(CURDIR):$(CURDIR)/cli:$(CURDIR)/build/packages$(addprefix :,$(PYTHONPATH)) \
+	  $(PYTHON) -m benchmarks.tensorrt --architectures "$(CUDA_ARCHITECTURES)" \
+  --headers "$(TensorRT_ROOT)" $(if $(CASE),--case "$(CASE)") $(if $(RESULTS),--results "$(RESULTS)")
 
 # From the source package of its Python binding, which holds a whole release of it.
 LLAMA := build/llama.cpp

@@ -26,6 +26,7 @@ PACKAGES = (
     "onnxruntime",
     "onnxruntime-gpu",
     "onnxscript",
+    "tensorrt",
     "torch",
     "transformers",
     "triton",
@@ -72,7 +73,7 @@ def commit(root: Path = ROOT) -> tuple[str | None, bool | None]:
 
 def slug(suite: str) -> str:
     """Return the hardware that a suite measures, as part of a file name."""
-    gpu = _gpu() if suite == "cuda" else None
+    gpu = _gpu() if suite in ("cuda", "tensorrt") else None
     name = str(gpu["name"]) if gpu else f"{_processor()}-{len(os.sched_getaffinity(0))}"
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 

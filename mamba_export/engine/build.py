@@ -23,8 +23,9 @@ from mamba_export.engine.directory import (
     EngineManifest,
     is_only_engine,
 )
-from mamba_export.engine.network import load_plugins, parse
+from mamba_export.engine.network import parse
 from mamba_export.engine.options import EngineOptions
+from mamba_export.engine.plugins import LoadedPlugins, load_plugins
 from mamba_export.engine.prepare import Prepared, check_buildable, plugins_run, prepare
 from mamba_export.engine.runtimes import EngineRuntime, TensorRT, load_runtime
 from mamba_export.errors import CapabilityError, EngineError
@@ -97,13 +98,14 @@ def build_engine(
         if not chosen.strip_weights:
             directory.require(artifact.manifest.files[DATA_FILE]["size"])
         prepared = prepare(artifact, tensorrt, chosen)
-        library = None
+        builder = tensorrt.module.Builder(tensorrt.log)
+        plugins = None
         if plugins_run(tensorrt, artifact, chosen):
-            library = load_plugins(tensorrt, prepared, plugin_library())
+            plugins = load_plugins(tensorrt, plugin_library(), prepared.nodes)
         elif chosen.plugins_in_engine:
             raise tensorrt.lacks("--plugins-in-engine", "plugins in the graph", "function bodies")
         report = progress or (lambda stage, done, total: None)
-        plan, seconds, layers = _build(tensorrt, prepared, chosen, library, cache, report)
+        plan, seconds, layers = _build(tensorrt, builder, prepared, chosen, plugins, cache, report)
         with storage_errors(directory.path):
             _write(directory.path / PLAN, plan)
             shutil.copyfile(artifact.path / MANIFEST, directory.path / MODEL_MANIFEST)
@@ -117,8 +119,8 @@ def build_engine(
                 or ((device.compute_capability,) if device else ()),
                 gpu=device.name if device else None,
                 driver=device.driver if device else None,
-                route=_route(artifact, library),
-                plugins=None if library is None else sha256(library),
+                route=_route(artifact, plugins),
+                plugins=None if plugins is None else plugins.sha256,
                 artifact=sha256(directory.path / MODEL_MANIFEST),
                 options=chosen,
                 files={
@@ -157,9 +159,10 @@ def _check_device(tensorrt: TensorRT, options: EngineOptions, device: CudaDevice
 
 def _build(
     tensorrt: TensorRT,
+    builder: Any,
     prepared: Prepared,
     options: EngineOptions,
-    library: Path | None,
+    plugins: LoadedPlugins | None,
     cache: Path | None,
     report: Progress,
 ) -> tuple[Any, float, int]:
@@ -168,9 +171,9 @@ def _build(
     log.problems.clear()
     log.stopped = None
     started = perf_counter()
-    builder = tensorrt.module.Builder(log)
-    network = parse(tensorrt, builder, prepared, library)
+    network = parse(tensorrt, builder, prepared, plugins=plugins is not None)
     timings = None if cache is None else (cache.read_bytes() if cache.is_file() else b"")
+    library = None if plugins is None else plugins.path
     config = configure(tensorrt, builder, network, options, timing_cache=timings, library=library)
     monitor = config.progress_monitor = monitor_of(tensorrt.module, report)
     log.problems.clear()
@@ -213,7 +216,7 @@ def _beside(artifact: Artifact) -> list[str]:
     return sorted(artifact.manifest.files.keys() - graphs)
 
 
-def _route(artifact: Artifact, library: Path | None) -> str:
+def _route(artifact: Artifact, plugins: LoadedPlugins | None) -> str:
     if not artifact.manifest.ops:
         return "plain ops"
-    return "function bodies" if library is None else "plugins"
+    return "function bodies" if plugins is None else "plugins"

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from mamba_export.engine.prepare import DOMAIN, Prepared
+from mamba_export.engine.prepare import Prepared
 from mamba_export.engine.runtimes import TensorRT
-from mamba_export.errors import CapabilityError, EngineError
-from mamba_export.runtime.libraries import PluginLibrary
-
-_PLUGIN_VERSION = "1"
+from mamba_export.errors import EngineError
 
 
-def parse(tensorrt: TensorRT, builder: Any, prepared: Prepared, library: Path | None) -> Any:
+def parse(tensorrt: TensorRT, builder: Any, prepared: Prepared, *, plugins: bool) -> Any:
     """Parse a graph into a strongly typed network: its dtypes are those of the graph.
 
     Args:
         tensorrt: the runtime.
         builder: of it.
         prepared: the graph.
-        library: of the plugins that were loaded, or None where function bodies are parsed.
+        plugins: whether they are loaded, and it is function bodies if not.
 
     Raises:
         EngineError: the parser does not take the graph, or does not use the plugins.
@@ -33,7 +29,7 @@ def parse(tensorrt: TensorRT, builder: Any, prepared: Prepared, library: Path | 
     parser = tensorrt.module.OnnxParser(network, tensorrt.log)
     if not parser.parse(prepared.proto, str(prepared.file)):
         raise _parse_error(tensorrt, parser, prepared)
-    expected = prepared.counts.total() if library is not None else 0
+    expected = prepared.counts.total() if plugins else 0
     found = _count_plugins(network)
     if found != expected:
         raise EngineError(
@@ -45,46 +41,6 @@ def parse(tensorrt: TensorRT, builder: Any, prepared: Prepared, library: Path | 
             found=f"{found}",
         )
     return network
-
-
-def load_plugins(tensorrt: TensorRT, prepared: Prepared, library: PluginLibrary) -> Path:
-    """Load the plugin library into the runtime's registry and return its path.
-
-    Raises:
-        CapabilityError: it is not there, is not taken, or lacks an op of the graph.
-    """
-    if library.path is None or library.problem is not None:
-        op, node = next(iter(prepared.nodes.items()))
-        raise CapabilityError(
-            f"{library.problem}, and the graph has ops that its plugins run",
-            f"{library.fix}, or build from the function bodies (--no-native)",
-            code="engine.plugins_missing",
-            file=None if library.path is None else str(library.path),
-            tensor=node,
-            expected=f"a plugin {DOMAIN}::{op} of version {_PLUGIN_VERSION}",
-        )
-    registry = tensorrt.module.get_plugin_registry()
-    # A library that is loaded already is refused, so ask first.
-    if _missing(registry, prepared) is not None:
-        registry.load_library(str(library.path))
-    if (lacking := _missing(registry, prepared)) is not None:
-        raise CapabilityError(
-            f"{library.path.name} has no plugin for an op of the graph in {tensorrt.title}",
-            f"{library.fix}, or build from the function bodies (--no-native)",
-            code="engine.plugins_old",
-            file=str(library.path),
-            tensor=prepared.nodes[lacking],
-            expected=f"a plugin {DOMAIN}::{lacking} of version {_PLUGIN_VERSION}",
-            found="; ".join(tensorrt.log.problems[-2:]) or "none of that name",
-        )
-    return library.path
-
-
-def _missing(registry: Any, prepared: Prepared) -> str | None:
-    for op in prepared.nodes:
-        if registry.get_creator(op, _PLUGIN_VERSION, DOMAIN) is None:
-            return op
-    return None
 
 
 def _count_plugins(network: Any) -> int:

@@ -11,6 +11,7 @@ from onnx_ir.passes import Sequential
 from onnx_ir.passes.common import InlinePass
 
 from mamba_export.engine.options import EngineOptions
+from mamba_export.engine.plugins import DOMAIN
 from mamba_export.engine.runtimes import EngineRuntime, TensorRT
 from mamba_export.errors import UsageError
 from mamba_export.graph.artifact import MANIFEST, Artifact
@@ -18,9 +19,6 @@ from mamba_export.graph.passes.decompose_rms_normalization import DecomposeRMSNo
 from mamba_export.graph.passes.simplify_bodies import SimplifyBodiesPass
 from mamba_export.models.state import NUM_LOGITS_TO_KEEP
 from mamba_export.runtime.graph_check import check_graph
-
-DOMAIN = "mamba_export"
-"""Of our ops, and of the plugins that run them."""
 
 _DIALECTS = ("mamba", "standard")
 # The parsers of TensorRT take these names for ops of their own, in whatever domain they are.

@@ -16,9 +16,10 @@ from mamba_export.dtypes import DType
 from mamba_export.engine.device import first_device
 from mamba_export.engine.directory import PLAN, Engine
 from mamba_export.engine.fit import check_fit
+from mamba_export.engine.plugins import load_plugins
 from mamba_export.engine.runtimes import TensorRT, load_runtime
 from mamba_export.errors import CapabilityError, EngineError, SessionError, UsageError
-from mamba_export.runtime.libraries import plugin_library
+from mamba_export.runtime.libraries import PluginLibrary, plugin_library
 from mamba_export.runtime.session import (
     Array,
     ClosedAtExit,
@@ -85,16 +86,16 @@ class TrtSession(ClosedAtExit):
         import torch
 
         self._device = torch.device(device)
-        if engine.manifest.plugins is not None:
-            tensorrt.module.get_plugin_registry().load_library(str(library.path))
         self._names = [spec.graph_names(model.io_names) for spec in model.states]
         self._tensorrt = tensorrt
-        self._contexts: dict[str, Any] | None = self._open(tensorrt)
+        self._contexts: dict[str, Any] | None = self._open(tensorrt, library)
 
-    def _open(self, tensorrt: TensorRT) -> dict[str, Any]:
+    def _open(self, tensorrt: TensorRT, library: PluginLibrary) -> dict[str, Any]:
         """Return an execution context for each optimization profile."""
         tensorrt.log.problems.clear()
         runtime = tensorrt.module.Runtime(tensorrt.log)
+        if self.engine.manifest.plugins is not None:
+            load_plugins(tensorrt, library, dict.fromkeys(self.engine.model.ops))
         plan = runtime.deserialize_cuda_engine(self._plan())
         contexts: dict[str, Any] = {}
         for index, name in enumerate(self.engine.manifest.options.profiles):

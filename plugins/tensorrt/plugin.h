@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "cuda_launch.h"
+#include "node_error.h"
 #include "nodes.h"
 #include "plugin_base.h"
 
@@ -51,6 +52,11 @@ class Plugin final : public PluginBase {
     }
     for (std::size_t i = 0; i < contract.outputs.size; ++i) {
       contract.outputs[i].bind(&params, operands.outputs[i]);
+    }
+    const std::size_t needed = workspace_bytes(params);
+    if (needed > 0 && operands.workspace == nullptr) {
+      throw NodeError(std::string(contract.op) + ": the call needs " + std::to_string(needed) +
+                      " bytes of workspace, found none: the engine was built without it");
     }
     return mamba_export::launch(params, operands.workspace, stream);
   }

@@ -183,9 +183,16 @@ std::int32_t PluginBase::configurePlugin(const DynamicPluginTensorDesc* in, std:
 std::size_t PluginBase::getWorkspaceSize(const DynamicPluginTensorDesc* in, std::int32_t inputs,
                                          const DynamicPluginTensorDesc*,
                                          std::int32_t outputs) const noexcept {
+  // This interface knows no failure; without a workspace, a call that needs one is refused.
   return reported(std::size_t{0}, [&] {
     require_arity(inputs, outputs);
-    const Sizes sizes = sizes_of(contract_, [&](std::size_t i) { return shape_of(in[i].max); });
+    const Sizes sizes = sizes_of(contract_, [&](std::size_t i) {
+      const Shape shape = shape_of(in[i].max);
+      if (complete(shape)) return shape;
+      throw NodeError(std::string(contract_.op) + ": input '" + contract_.inputs[i].name +
+                      "' has a size without a limit, so no workspace suffices: give its largest "
+                      "shape in the optimization profile");
+    });
     return most_workspace(sizes, types_of(contract_, in));
   });
 }

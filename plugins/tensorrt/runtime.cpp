@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <string>
 
 namespace mamba_export::trt {
 namespace {
@@ -29,17 +30,18 @@ Runtime Runtime::calling(const void* code) {
 Runtime Runtime::loaded() {
   void* const program = open_loaded(nullptr);
   if (dlsym(program, "getPluginRegistry") != nullptr) return Runtime(program);
-  void* library = nullptr;
+  // The loader's lock is held while it lists libraries: opening one there may wait for ever.
+  std::string path;
   dl_iterate_phdr(
-      [](dl_phdr_info* loaded, std::size_t, void* found) {
+      [](dl_phdr_info* loaded, std::size_t, void* found) noexcept {
         const char* const slash = std::strrchr(loaded->dlpi_name, '/');
         const char* const name = slash == nullptr ? loaded->dlpi_name : slash + 1;
         if (std::strncmp(name, "libnvinfer.so", 13) != 0) return 0;
-        *static_cast<void**>(found) = open_loaded(loaded->dlpi_name);
+        *static_cast<std::string*>(found) = loaded->dlpi_name;
         return 1;
       },
-      &library);
-  return Runtime(library);
+      &path);
+  return Runtime(path.empty() ? nullptr : open_loaded(path.c_str()));
 }
 
 std::string Runtime::problem() const {

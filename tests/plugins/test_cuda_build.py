@@ -6,9 +6,7 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-import pytest
-
-from tests.plugins.programs import BUILD, ROOT
+from tests.plugins.programs import BUILD, ROOT, skip
 
 SOURCES = sorted((ROOT / "plugins" / "kernels").glob("*.cu"))
 OBJECTS = BUILD / "plugins/plugins/kernels/CMakeFiles/mamba_cuda_kernels.dir"
@@ -18,7 +16,7 @@ def reports() -> dict[Path, str]:
     """Return the report of each source; `make plugins CUDA=ON` writes them."""
     found = {source: OBJECTS / f"{source.name}.o.ptxas" for source in SOURCES}
     if not all(file.is_file() for file in found.values()):
-        pytest.skip("the native ops were built without CUDA kernels: make plugins CUDA=ON")
+        skip("the native ops were built without CUDA kernels: make plugins CUDA=ON")
     return {source: file.read_text() for source, file in found.items()}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,18 @@ import torch
 
 from benchmarks.cuda.device import architecture
 from mamba_export.ops import DOMAIN, OPS, VERSION
-from tests.plugins.programs import ROOT, build, missing_tensorrt_headers, missing_tools, run
+from tests.plugins.programs import (
+    ROOT,
+    TENSORRT,
+    build,
+    missing_tensorrt_headers,
+    missing_tools,
+    run,
+    skip,
+)
 
 CASES = 60
+CONCURRENT = 2
 WORKSPACES = 2_000
 SEED = 20240531
 
@@ -21,7 +31,7 @@ SEED = 20240531
 def programs(name: str, targets: list[str], options: dict[str, str]) -> dict[str, Path]:
     missing = missing_tools() or missing_tensorrt_headers()
     if missing is not None:
-        pytest.skip(missing)
+        skip(missing)
     return build(name, targets, options)
 
 
@@ -53,6 +63,10 @@ def test_fuzzed_inputs(op: str, harness: Path) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("op", [op.name for op in OPS])
 def test_fuzzed_inputs_on_a_device(op: str) -> None:
+    check_fuzzed_inputs(harness_on_a_device(), op)
+
+
+def harness_on_a_device() -> Path:
     if not torch.cuda.is_available() or shutil.which("nvcc") is None:
         pytest.skip("no CUDA device, or no nvcc")
     capability = ".".join(map(str, torch.cuda.get_device_capability()))
@@ -62,7 +76,27 @@ def test_fuzzed_inputs_on_a_device(op: str) -> None:
         "MAMBA_EXPORT_ONNXRUNTIME": "AUTO",
     }
     name = "plugin_harness_cuda"
-    check_fuzzed_inputs(programs("cuda", [name], options)[name], op)
+    return programs("cuda", [name], options)[name]
+
+
+def check_contexts_at_once(program: Path, op: str) -> None:
+    code, output = run(program, "concurrent", op, CONCURRENT, SEED)
+    assert code == 0, output
+    found = re.search(r"threads=4 runs=(\d+)", output)
+    assert found is not None, output
+    assert int(found[1]) > 50 * CONCURRENT  # of 80; the rest has no rows
+
+
+@pytest.mark.parametrize("op", [op.name for op in OPS])
+def test_contexts_in_several_threads_give_the_bits_of_each_alone(op: str, harness: Path) -> None:
+    """The emulated device runs one kernel at a time; all before it may meet."""
+    check_contexts_at_once(harness, op)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("op", [op.name for op in OPS])
+def test_contexts_at_once_on_a_device(op: str) -> None:
+    check_contexts_at_once(harness_on_a_device(), op)
 
 
 def test_the_workspace_of_a_build_suffices_for_every_smaller_call(harness: Path) -> None:
@@ -73,6 +107,30 @@ def test_the_workspace_of_a_build_suffices_for_every_smaller_call(harness: Path)
     assert found is not None, output
     assert int(found[1]) == WORKSPACES
     assert int(found[2]) > WORKSPACES
+
+
+@pytest.mark.parametrize("changed", ["contract/sizes.h", "kernels/ssd.cuh", "kernels/simd.h"])
+def test_a_timing_cache_notices_other_sources(changed: str, tmp_path: Path) -> None:
+    """Measurements of a kernel are found by this name; a header changes what a kernel does."""
+    source = tmp_path / "source"
+    for name in ("CMakeLists.txt", "cmake", "plugins"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        source.mkdir(exist_ok=True)
+        copy(ROOT / name, source / name)
+    if (missing := missing_tools() or missing_tensorrt_headers()) is not None:
+        skip(missing)
+    names = []
+    for _ in range(2):
+        command = ["cmake", "-S", source, "-B", tmp_path / "build", "-G", "Ninja"]
+        command += ["-DMAMBA_EXPORT_TESTS=ON", f"-DTensorRT_ROOT={TENSORRT}"]
+        command += [f"-DMAMBA_EXPORT_{each}=OFF" for each in ("CUDA", "ONNXRUNTIME", "TENSORRT")]
+        subprocess.run(command, check=True, capture_output=True)
+        rules = (tmp_path / "build" / "build.ninja").read_text()
+        names.append(set(re.findall(r"MAMBA_EXPORT_KERNELS_ID=\S+", rules)))
+        with (source / "plugins" / changed).open("a") as file:
+            file.write("// changed")
+    assert [len(each) for each in names] == [1, 1]
+    assert names[0] != names[1]
 
 
 # Base cases: B=5 T=13 C=10 K=4 D=12 N=6 G=3 H=9 P=11 R=7.
@@ -94,6 +152,10 @@ REFUSALS = {
     "groups": "SSDChunkScan: nheads is 9, which 2 groups do not divide",
     "size in a call": "SSDStateUpdate: input 'ssm_state' must have shape [B,H,N,P], "
     "found [1, 9, 6, 11], so B = 1, but 'x' has B = 5",
+    "no workspace": "SSDChunkScan: the call needs 2144 bytes of workspace, found none: "
+    "the engine was built without it",
+    "no limit": "SSDChunkScan: input 'x' has a size without a limit, so no workspace suffices: "
+    "give its largest shape in the optimization profile",
     "profile": "SelectiveStateUpdate: input 'x' has D from 3 to 12 in this profile, "
     "but only batch, sequence and leading axes may vary",
 }
@@ -111,7 +173,7 @@ def test_the_self_registering_library_adds_what_is_not_there() -> None:
     """The program has AddRMSNorm already, and loads the library twice."""
     library = ROOT / "mamba_export" / "lib" / "libmamba_tensorrt_autoload.so"
     if not library.is_file():
-        pytest.skip(f"{library.name} was not built: make plugins CUDA=ON")
+        skip(f"{library.name} was not built: make plugins CUDA=ON")
     host = programs("release", ["autoload_host"], {})["autoload_host"]
     code, output = run(host, library, library)
     assert code == 0, output

@@ -20,7 +20,7 @@ from mamba_export.dtypes import DType
 from mamba_export.ops import DOMAIN, OPS, VERSION, Op
 from tests.ops import routes
 from tests.ops.cases import ROWS
-from tests.plugins.programs import ROOT
+from tests.plugins.programs import ROOT, skip
 
 LIB = ROOT / "mamba_export" / "lib"
 FIELD_TYPES = {"INT": "INT32", "FLOAT": "FLOAT32", "STRING": "CHAR"}
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.tensorrt
 
 def library(name: str = "libmamba_tensorrt.so") -> Path:
     if not (LIB / name).is_file():
-        pytest.skip(f"{name} was not built: make plugins CUDA=ON")
+        skip(f"{name} was not built: make plugins CUDA=ON")
     return LIB / name
 
 
@@ -72,7 +72,7 @@ class Registry:
 def ask(*requests: tuple[str, Fields]) -> Registry:
     """Load the library in a process of its own and make plugins."""
     if importlib.util.find_spec("tensorrt_rtx") is None:
-        pytest.skip("no TensorRT-RTX: pip install tensorrt_rtx")
+        skip("no TensorRT-RTX: pip install tensorrt_rtx")
     script = Path(__file__).with_name("tensorrt_registry.py")
     done = subprocess.run(
         [sys.executable, str(script), str(library())],
@@ -203,7 +203,7 @@ def test_the_self_registering_library_stays_away_from_what_it_does_not_know(
     if runtime:
         spec = importlib.util.find_spec("tensorrt_rtx_libs")
         if spec is None or spec.origin is None:
-            pytest.skip("no TensorRT-RTX: pip install tensorrt_rtx")
+            skip("no TensorRT-RTX: pip install tensorrt_rtx")
         libraries = [*Path(spec.origin).parent.glob("libtensorrt_rtx.so*"), *libraries]
     code = "import ctypes, sys\nfor file in sys.argv[1:]: ctypes.CDLL(file, ctypes.RTLD_GLOBAL)"
     command = [sys.executable, "-c", code, *map(str, libraries)]

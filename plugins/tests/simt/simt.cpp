@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 namespace mamba_export::simt {
@@ -173,6 +174,8 @@ const void* exchange(const void* value, std::size_t bytes) {
 }
 
 void run_grid(Dim grid, Dim block, std::size_t shared_bytes, const std::function<void()>& thread) {
+  static std::mutex only_one;  // threads may launch, but there is one device
+  const std::lock_guard<std::mutex> lock(only_one);
   Machine& self = machine();
   const unsigned threads = block.x * block.y * block.z;
   if (threads == 0 || threads > kMaxThreads || shared_bytes > kSharedBytes) {

@@ -266,15 +266,15 @@ DrivenPlugin DrivenPlugin::in_context() const {
 }
 
 void DrivenPlugin::run(const Case& c, bool two_leading, const std::vector<void*>& operands,
-                       void* workspace) const {
+                       void* workspace, cudaStream_t stream) const {
   const Tensors tensors(c, two_leading);
   require(
       runtime().onShapeChange(tensors.in(), tensors.inputs, tensors.out(), tensors.outputs()) == 0,
       "supported shapes are refused");
   require(runtime().enqueue(tensors.in(), tensors.out(), operands.data(),
-                            operands.data() + tensors.inputs, workspace, nullptr) == 0,
+                            operands.data() + tensors.inputs, workspace, stream) == 0,
           "a valid call fails");
-  require(cudaDeviceSynchronize() == cudaSuccess, "the kernels fail");
+  require(cudaStreamSynchronize(stream) == cudaSuccess, "the kernels fail");
 }
 
 }  // namespace mamba_export::testing

@@ -66,9 +66,9 @@ class DrivenPlugin {
   // For one of several contexts.
   DrivenPlugin in_context() const;
 
-  // Throws if a call fails.
+  // Waits for what it put on the stream. Throws if a call fails.
   void run(const Case& c, bool two_leading, const std::vector<void*>& operands,
-           void* workspace) const;
+           void* workspace, cudaStream_t stream = nullptr) const;
 
   nvinfer1::IPluginV3OneCore& core() const;
   nvinfer1::IPluginV3OneBuild& builder() const;

@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <initializer_list>
 #include <string>
+#include <thread>
 #include <utility>
 #include <variant>
 
@@ -20,6 +21,8 @@ namespace {
 
 constexpr char kHelp[] =
     "usage: plugin_harness fuzz OP CASES SEED    run random cases of an op\n"
+    "       plugin_harness concurrent OP CASES SEED\n"
+    "                                            run clones of a plugin in several threads\n"
     "       plugin_harness workspace CASES SEED  compare promised with needed workspaces\n"
     "       plugin_harness refusals              print what is said of each mistake\n";
 
@@ -104,6 +107,92 @@ int fuzz(const std::string& op, std::int64_t cases, std::uint64_t seed) {
   return 0;
 }
 
+// ---- several contexts at once -------------------------------------------------------------------
+
+constexpr int kThreads = 4;
+constexpr int kTurns = 20;
+
+// A thread of a program that serves several users of one engine: a context, a stream and operands
+// of its own.
+class User {
+ public:
+  User() : workspace_(std::size_t{64} << 20) {
+    share_memory(workspace_.memory(), workspace_.capacity());
+    if (cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking) != cudaSuccess) {
+      throw std::runtime_error("no stream");
+    }
+  }
+  User(const User&) = delete;
+  User& operator=(const User&) = delete;
+  ~User() { cudaStreamDestroy(stream_); }
+
+  // Runs a case again and again; keeps what is wrong.
+  void run(const DrivenPlugin& engine, const Case& c, std::size_t bytes, const Outputs& expected) {
+    try {
+      // As the engine of another thread is deserialised meanwhile.
+      const DrivenPlugin read = engine.from_engine();
+      const DrivenPlugin context = read.in_context();
+      for (int turn = 0; turn < kTurns; ++turn) {
+        void* const workspace = workspace_.place((bytes + 15) / 16 * 16, true);
+        const Outputs ours = guarded_.run(c, {}, [&](const std::vector<void*>& at) {
+          context.run(c, false, at, workspace, stream_);
+        });
+        if (!workspace_.margin_intact()) throw Failure("wrote beside the workspace");
+        if (ours.y != expected.y || ours.carried != expected.carried) {
+          throw Failure("other bits than alone");
+        }
+      }
+    } catch (const std::exception& error) {
+      problem = error.what();
+    }
+  }
+
+  GuardedCall& guarded() { return guarded_; }
+
+  std::string problem;
+
+ private:
+  GuardedCall guarded_;
+  GuardedMemory workspace_;
+  cudaStream_t stream_ = nullptr;
+};
+
+int concurrent(const std::string& op, std::int64_t cases, std::uint64_t seed) {
+  User users[kThreads];
+  std::int64_t runs = 0;
+  for (std::int64_t i = 0; i < cases; ++i) {
+    Random random(seed, static_cast<std::uint64_t>(i));
+    const Case c = generate(random, &op_named(op), false);
+    if ((c.is(Kind::kSelective) && c.size['N'] == 0) || c.rows() == 0) continue;
+    const DrivenPlugin parsed(c.op->name, Fields(c), nvinfer1::TensorRTPhase::kBUILD);
+    const std::size_t bytes = parsed.build(c, c, false);
+    // Every other context has other shapes.
+    const Case row = c.part(random.integer(0, c.rows() - 1), 0, c.seqlen());
+    const Case* const shapes[] = {&c, &row};
+    Outputs alone[2];
+    for (int k = 0; k < 2; ++k) {
+      alone[k] = users[0].guarded().run(*kernel_sets().front(), *shapes[k], {});
+    }
+    std::vector<std::thread> threads;
+    for (int user = 0; user < kThreads; ++user) {
+      threads.emplace_back(
+          [&, user] { users[user].run(parsed, *shapes[user % 2], bytes, alone[user % 2]); });
+    }
+    for (std::thread& thread : threads) thread.join();
+    for (const User& user : users) {
+      if (user.problem.empty()) continue;
+      std::printf("FAILED: %s\n  case %lld: %s\n", user.problem.c_str(), static_cast<long long>(i),
+                  c.describe().c_str());
+      return 1;
+    }
+    runs += kThreads * kTurns;
+  }
+  std::printf("plugin_harness: threads=%d runs=%lld\n", kThreads, static_cast<long long>(runs));
+  return 0;
+}
+
+// ---- workspace ----------------------------------------------------------------------------------
+
 // Whatever batch and sequence come, up to those of the build, the workspace of the build suffices.
 // Returns how many calls needed any.
 template <class Params>
@@ -155,6 +244,9 @@ int run_main(int count, char** words) {
   const std::string command = count > 1 ? words[1] : "";
   if (command == "fuzz" && count == 5) {
     return fuzz(words[2], std::atoll(words[3]), std::strtoull(words[4], nullptr, 10));
+  }
+  if (command == "concurrent" && count == 5) {
+    return concurrent(words[2], std::atoll(words[3]), std::strtoull(words[4], nullptr, 10));
   }
   if (command == "workspace" && count == 4) {
     return workspace(std::atoll(words[2]), std::strtoull(words[3], nullptr, 10));

@@ -138,6 +138,18 @@ void print_refusals() {
     recorder.line = "nothing was said";
     print(mistake.name, ask(plugin, mistake.step, tensors));
   }
+  // A call that TensorRT made without the workspace of its build.
+  Case long_one = base("SSDChunkScan");
+  for (const char letter : {'B', 'H', 'G'}) long_one.size[letter] = 1;
+  long_one.size['T'] = 8192;
+  const DrivenPlugin scan(long_one.op->name, Fields(long_one), nvinfer1::TensorRTPhase::kBUILD);
+  print("no workspace", ask(scan, Step::kEnqueue, Tensors(long_one, false)));
+  // A profile that does not say how long sequences get.
+  auto endless = profile(long_one, false);
+  endless[0].max.d[1] = -1;
+  const auto operands = static_cast<std::int32_t>(long_one.op->inputs.size());
+  print("no limit", scan.builder().getWorkspaceSize(endless.data(), operands,
+                                                    endless.data() + operands, 2) == 0);
   // A profile in which a size varies that the weights fix.
   const Case c = base("SelectiveStateUpdate");
   const DrivenPlugin plugin(c.op->name, Fields(c), nvinfer1::TensorRTPhase::kBUILD);

@@ -1,0 +1,189 @@
+"""`make gpu-trt` does one step after another, and records what became of each."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks import nvidia_smi
+from benchmarks.report import Row, Verdict
+from benchmarks.tensorrt import __main__ as gpu_trt
+from benchmarks.tensorrt import tokens
+from benchmarks.tensorrt.steps import ROOT, Step, steps
+from mamba_export.ops import OPS
+from tests.cli.conftest import invoke
+
+DEVICE: dict[str, str | float] = {"name": "NVIDIA L4", "driver": "580.1", "compute_capability": 8.9}
+LAUNCHES = ("engine", "parity", "tokens", "bench", "harness")
+
+
+class Machine:
+    """What was run, and what failed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, results: Path) -> None:
+        self.ran: list[Step] = []
+        self.fails = "nothing"
+        self.device: dict[str, str | float] | None = DEVICE
+        self.results = results
+        monkeypatch.setattr(gpu_trt, "run_step", self.run)
+        monkeypatch.setattr(nvidia_smi, "query", lambda fields: self.device)
+
+    def run(self, step: Step) -> Row:
+        self.ran.append(step)
+        failed = re.search(self.fails, step.name)
+        verdict = Verdict.missed if failed else Verdict.must
+        return Row(step.name, "ours", {"seconds": 1.0}, verdict, "it broke" if failed else "")
+
+    def main(self, *options: str) -> int:
+        return gpu_trt.main(["--results", str(self.results), *options])
+
+    @property
+    def recorded(self) -> list[dict[str, object]]:
+        files = self.results.glob("*.jsonl")
+        return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
+    return Machine(monkeypatch, tmp_path)
+
+
+def test_every_step_comes_after_what_it_needs() -> None:
+    done: set[str] = set()
+    for step in steps("89-real", "/headers"):
+        assert set(step.needs) <= done, step.name
+        assert step.name not in done
+        assert step.launches == step.name.startswith(LAUNCHES)
+        done.add(step.name)
+    assert {f"harness {what} {op.name}" for op in OPS for what in ("fuzz", "concurrent")} <= done
+    assert len([name for name in done if name.startswith("tokens ")]) == 8
+
+
+def test_the_command_line_takes_every_step() -> None:
+    """A step that misspells an option would be noticed on a machine with a device only."""
+    helps: dict[str, str] = {}
+    for step in steps("89-real", ""):
+        if "mamba_export_cli" not in step.command:
+            continue
+        command, *words = step.command[step.command.index("mamba_export_cli") + 1 :]
+        if command not in helps:
+            helps[command] = invoke(command, "--help").stdout
+        for word in words:
+            assert not word.startswith("--") or word in helps[command], step.command
+    assert set(helps) == {"onnx", "trt", "parity", "bench"}
+
+
+def test_everything_is_done_and_recorded(machine: Machine) -> None:
+    assert machine.main() == 0
+    expected = [step.name for step in steps("89-real", "")]
+    assert [step.name for step in machine.ran] == expected
+    assert "-DMAMBA_EXPORT_CUDA_ARCHITECTURES=89-real" in machine.ran[0].command
+    rows = machine.recorded
+    assert [row["case"] for row in rows] == expected
+    assert {(row["suite"], row["verdict"]) for row in rows} == {("tensorrt", "must")}
+
+
+@pytest.mark.parametrize(
+    ("fails", "left_out"),
+    [
+        ("^configure$", ("build", "install", "harness", "mamba float", "parity onnxruntime")),
+        ("^build example$", ("tokens",)),
+        ("^engine", ("parity tensorrt", "tokens", "bench")),
+        ("^bench", ()),
+    ],
+)
+def test_what_needs_a_failed_step_is_not_run(
+    machine: Machine, fails: str, left_out: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine.fails = fails
+    assert machine.main() == 1
+    missed = [row for row in machine.recorded if row["verdict"] == "missed"]
+    assert all(re.search(fails, str(row["case"])) for row in missed)
+    skipped = [row for row in machine.recorded if row["verdict"] == "not_run"]
+    assert bool(skipped) == bool(left_out)
+    for row in skipped:
+        assert any(words in str(row["case"]) for words in left_out), row["case"]
+        assert str(row["note"]).startswith("needs: ")
+    assert "it broke" in capsys.readouterr().out
+
+
+def test_without_a_device_what_launches_nothing_is_done(machine: Machine, capsys) -> None:
+    machine.device = None
+    assert machine.main() == 1
+    assert not machine.ran
+    assert "CUDA_ARCHITECTURES=90a-real" in capsys.readouterr().out
+    assert machine.main("--architectures", "80-real") == 1
+    assert machine.ran and not any(step.launches for step in machine.ran)
+    assert not machine.recorded
+    said = capsys.readouterr().out
+    for step in steps("80-real", ""):
+        assert f"gpu-trt: {step.name}: " in said
+
+
+def test_only_some_steps_and_only_in_time(machine: Machine) -> None:
+    assert machine.main("--case", "bench mamba-*") == 0
+    assert [step.name for step in machine.ran] == [
+        f"bench mamba-tiny {dialect} {dtype}"
+        for dialect in ("mamba", "standard")
+        for dtype in ("float32", "float16")
+    ]
+    machine.ran.clear()
+    assert machine.main("--budget", "0") == 1
+    assert not machine.ran
+    assert machine.recorded[-1]["verdict"] == "not_run"
+
+
+@pytest.mark.parametrize(
+    ("code", "limit_s", "verdict", "note"),
+    [
+        ("print('{\"passed\": true}')", 60.0, Verdict.must, ""),
+        ("print('off by 3'); raise SystemExit(79)", 60.0, Verdict.missed, "exit code 79: off by 3"),
+        ("import time; time.sleep(60)", 1.0, Verdict.missed, "stopped after 1 s"),
+    ],
+)
+def test_a_step_is_what_its_command_does(
+    code: str, limit_s: float, verdict: Verdict, note: str
+) -> None:
+    started = time.monotonic()
+    row = gpu_trt.run_step(Step("a step", (sys.executable, "-c", code), limit_s=limit_s))
+    assert (row.verdict, row.note) == (verdict, note)
+    assert row.about.get("report") == ({"passed": True} if verdict is Verdict.must else None)
+    assert time.monotonic() - started < 30
+
+
+def test_a_program_that_is_not_there_is_a_missed_step() -> None:
+    row = gpu_trt.run_step(Step("a step", ("/nowhere/program",)))
+    assert row.verdict is Verdict.missed
+    assert "cannot be run" in row.note
+
+
+@pytest.mark.parametrize(("cpp", "code"), [("7\n8\n", 0), ("7\n9\n", 1), ("7\n", 1)])
+def test_tokens_are_compared(monkeypatch, capsys, cpp: str, code: int) -> None:
+    python = json.dumps({"generations": [{"tokens": [7, 8]}]})
+    monkeypatch.setattr(tokens, "_output", lambda c: cpp if c[0] == "generate" else python)
+    assert tokens.main(["generate", "engine", "-"]) == code
+    said = json.loads(capsys.readouterr().out)
+    assert said["python"] == [7, 8]
+
+
+@pytest.mark.parametrize(
+    ("given", "fetches"), [((), True), (("TensorRT_ROOT=/opt/TensorRT",), False)]
+)
+def test_make_fetches_headers_only_where_none_are_given(
+    given: tuple[str, ...], fetches: bool
+) -> None:
+    if shutil.which("make") is None:
+        pytest.skip("no make")
+    said = subprocess.run(
+        ["make", "-n", "gpu-trt", "CASE=bench*", *given], capture_output=True, text=True, cwd=ROOT
+    ).stdout
+    assert ("fetch_tensorrt_headers.sh" in said) == fetches
+    assert '-m benchmarks.tensorrt --architectures ""' in said
+    assert '--case "bench*"' in said
