@@ -78,6 +78,7 @@ LAW = {
         "mamba_export.models.state",
     ),
     "runtime.libraries": (*BASE, "mamba_export"),  # where it is
+    "runtime.loaded_engine": (*BASE, "mamba_export.engine.*", "mamba_export.runtime.*"),
     "runtime.trt_session": (
         *BASE,
         "mamba_export.engine.*",

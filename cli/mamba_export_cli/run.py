@@ -51,7 +51,10 @@ def run(
     from mamba_export.runtime.tokenizer import load_tokenizer
 
     sink = Sink(fmt)
-    model = Engine.load(path).model if is_engine(path) else Artifact.load(path).manifest
+    if is_engine(path):
+        model = Engine.load(path, verify=False).model  # opening it reads and hashes the rest
+    else:
+        model = Artifact.load(path).manifest
     tokenizer = load_tokenizer(path)
     prompts = read_prompts(prompt, tokens, tokenizer)
     options = GenerateOptions(

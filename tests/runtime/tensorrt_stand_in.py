@@ -39,6 +39,9 @@ class HostDevice(TrtDevice):
         self.tried = self.captures = self.replays = 0
         self.refuses_captures = False
 
+    def __str__(self) -> str:
+        return "cuda:0"
+
     @property
     def stream(self) -> int:
         return STREAM

@@ -34,6 +34,7 @@ from mamba_export.errors import (
 )
 from mamba_export.graph.artifact import MANIFEST
 from mamba_export.graph.sealed_files import sha256
+from mamba_export.parity import check_parity
 from mamba_export.runtime.generate import GenerateOptions, generate
 from mamba_export.runtime.libraries import NativeOpsWarning
 from mamba_export.runtime.session import open_session
@@ -413,7 +414,7 @@ def test_an_engine_that_the_runtime_does_not_load(engine, spoil, code, says, fou
     ("problem", "code", "says"),
     [
         ("bad", "session.run", r"TensorRT-RTX 1\.7\.1 failed"),
-        (FULL, "session.memory", "the memory of cpu does not suffice"),
+        (FULL, "session.memory", "the memory of cuda:0 does not suffice"),
     ],
 )
 def test_a_runtime_that_fails_is_quoted(opened, profile: str, problem: str, code, says) -> None:
@@ -474,18 +475,38 @@ def test_open_session_takes_an_engine_and_says_that_it_needs_a_gpu(
     assert raised.value.code == "engine.no_device"
 
 
-def test_parity_takes_an_engine(opened, exports: Exports) -> None:
-    from mamba_export.parity import check_parity
-
-    session, _ = opened("mamba2", max_seqlen=8)
-    report = check_parity(session.engine.path, exports.checkpoint("mamba2"), tokens=20, steps=3)
+@pytest.mark.parametrize("changes", [{}, {"max_batch": 1}, {"max_batch": 1, "padded": True}])
+def test_parity_takes_an_engine(engine, exports: Exports, changes: dict[str, Any]) -> None:
+    path, _ = engine("mamba2", **changes)
+    report = check_parity(path, exports.checkpoint("mamba2"), tokens=20, steps=3)
     assert report.passed
     assert report.artifact == "engine"
+    assert report.batch == min(2, changes.get("max_batch", 2))
 
 
-def test_run_takes_an_engine(opened, exports: Exports) -> None:
-    session, _ = opened("mamba2")
-    command = ["run", session.engine.path, "--tokens", "5,6,7", "--max-new-tokens", 4]
+def test_bench_takes_an_engine(engine, exports: Exports) -> None:
+    path, stand_in = engine("mamba2", route="function bodies")
+    sizes = ["--prefill", 5, "--prefill", 20, "--decode", 9, "--batch", 2, "--seconds", 1]
+    found = invoke("bench", path, *sizes, "--format", "json")
+    assert found.code == 0, found.stdout
+    assert [each["seqlen"] for each in found.json["prefill"]] == [5, 20]
+    assert len(found.json["decode"]["seconds"]) == 9
+    assert stand_in.device.replays > 9
+    expected = invoke("bench", exports("mamba2"), *sizes, "--format", "json").json
+    assert found.json.keys() == expected.keys()
+    assert found.json["traffic"]["state_bytes"] == expected["traffic"]["state_bytes"]
+    weights = (exports("mamba2") / "model.onnx.data").stat().st_size
+    assert found.json["traffic"]["weight_bytes"] == weights
+    assert found.json["traffic"]["read_bandwidth"] is None
+    assert (found.json["device"], found.json["kernels"]) == ("cuda:0", None)
+    refused = invoke("bench", path, "--batch", 4)
+    assert refused.code == 2
+    assert "--max-batch" in refused.stderr
+
+
+def test_run_takes_an_engine(engine, exports: Exports) -> None:
+    path, _ = engine("mamba2")
+    command = ["run", path, "--tokens", "5,6,7", "--max-new-tokens", 4]
     found = invoke(*command, "--format", "json")
     assert found.code == 0, found.stdout
     expected = invoke("run", exports("mamba2"), *command[2:], "--no-native", "--format", "json")
