@@ -111,6 +111,7 @@ TORCH_FREE = [
     "mamba_export.errors",
     "mamba_export.dtypes",
     "mamba_export.engine.build",
+    "mamba_export.engine.refit",
     "mamba_export.graph.artifact",
     "mamba_export.graph.quantize",
     "mamba_export.models.state",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from mamba_export_cli.options import (
-    ArtifactArg,
     DeviceOpt,
     FormatOpt,
     MaxNewTokensOpt,
+    ModelArg,
     NativeOpt,
     PromptOpt,
     RepetitionPenaltyOpt,
@@ -30,7 +30,7 @@ EXAMPLE = """Example:
 
 
 def run(
-    path: ArtifactArg,
+    path: ModelArg,
     prompt: PromptOpt = None,
     tokens: TokensOpt = None,
     max_new_tokens: MaxNewTokensOpt = 64,
