@@ -64,7 +64,7 @@ def refit_engine(
         )
     check_no_host_code(engine)
     check_same_artifact(engine, artifact)
-    tensorrt = load_runtime(built.runtime)
+    tensorrt = load_runtime(built.runtime, built.runtime_version)
     library = plugin_library()
     check_fit(engine, tensorrt, first_device(), library)
     with AtomicDirectory(

@@ -6,6 +6,7 @@ import functools
 import re
 from typing import TYPE_CHECKING, Any
 
+from mamba_export.dtypes import DType
 from mamba_export.engine.directory import Engine
 from mamba_export.engine.runtimes import EngineRuntime, TensorRT
 from mamba_export.errors import SessionError
@@ -65,7 +66,8 @@ class LoadedEngine:
             # What one context compiles, the others need not.
             self._compiled = self._plan.create_runtime_config().create_runtime_cache()
         size = self._plan.get_device_memory_size_for_profile_v2
-        self._activations = self._device.memory(max(map(size, range(len(self._profiles)))))
+        most = max(map(size, range(len(self._profiles))))
+        self._activations = self._device.empty((most,), DType.uint8)
 
     def context(self, profile: str) -> Any:
         """Return a new context of a profile, which stays in it.

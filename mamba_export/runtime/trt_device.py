@@ -67,16 +67,10 @@ class TrtDevice:
             yield
 
     def empty(self, shape: tuple[int, ...], dtype: DType) -> torch.Tensor:
-        """Return a tensor that holds anything."""
+        """Return a tensor that holds anything, aligned as TensorRT wants it."""
         import torch
 
         return torch.empty(shape, dtype=dtype.torch, device=self.place)
-
-    def memory(self, size: int) -> torch.Tensor:
-        """Return so many bytes, aligned as TensorRT wants them."""
-        import torch
-
-        return torch.empty(size, dtype=torch.uint8, device=self.place)
 
     def value(self, array: npt.NDArray[Any], dtype: DType) -> torch.Tensor:
         """Copy an array to the device."""

@@ -100,7 +100,7 @@ class TrtSession(ClosedAtExit):
         self.prefill_chunk = engine.manifest.options.max_seqlen
         self.eos_token_ids = model.eos_token_ids
         check_runnable(engine)
-        tensorrt = load_runtime(engine.manifest.runtime)
+        tensorrt = load_runtime(engine.manifest.runtime, engine.manifest.runtime_version)
         library = plugin_library()
         check_fit(engine, tensorrt, first_device(), library)
         self.device = TrtDevice()

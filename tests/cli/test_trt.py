@@ -60,7 +60,7 @@ def tensorrt(monkeypatch: pytest.MonkeyPatch) -> BuilderStandIn:
     stand_in = BuilderStandIn()
     loaded = TensorRT(EngineRuntime.tensorrt, stand_in, VERSION, stand_in.log)
     for home in ("build", "refit"):
-        monkeypatch.setattr(f"mamba_export.engine.{home}.load_runtime", lambda kind: loaded)
+        monkeypatch.setattr(f"mamba_export.engine.{home}.load_runtime", lambda *_: loaded)
         monkeypatch.setattr(f"mamba_export.engine.{home}.first_device", lambda: GPU)
     return stand_in
 

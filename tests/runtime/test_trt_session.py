@@ -6,6 +6,7 @@ What it shows is the session's own work: profiles, buffers, parts, states. No en
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from mamba_export.engine.directory import (
     EngineManifest,
 )
 from mamba_export.engine.options import EngineOptions
-from mamba_export.engine.runtimes import EngineRuntime, TensorRT
+from mamba_export.engine.runtimes import EngineRuntime, TensorRT, load_runtime
 from mamba_export.errors import (
     ArtifactError,
     CapabilityError,
@@ -95,7 +96,7 @@ def engine(
         (path / ENGINE_MANIFEST).write_text(manifest.to_json())
         home = "mamba_export.runtime.trt_session"
         loaded = TensorRT(kind, stand_in, runtime, stand_in.log)
-        monkeypatch.setattr(f"{home}.load_runtime", lambda kind: loaded)
+        monkeypatch.setattr(f"{home}.load_runtime", lambda *_: loaded)
         monkeypatch.setattr(f"{home}.first_device", lambda: GPU)
         monkeypatch.setattr(f"{home}.TrtDevice", lambda: device)
         return path, stand_in
@@ -463,6 +464,18 @@ def test_an_engine_takes_no_options_of_a_runtime(engine, option: str, value: obj
         open_session(path, **{option: value})
     assert raised.value.code == f"usage.engine_{option}"
     assert not stand_in.read
+
+
+@pytest.mark.parametrize("kind", EngineRuntime)
+def test_without_its_runtime_an_engine_says_which_to_install(
+    engine, monkeypatch: pytest.MonkeyPatch, kind: EngineRuntime
+) -> None:
+    path, _ = engine(kind=kind)
+    monkeypatch.setattr("mamba_export.runtime.trt_session.load_runtime", load_runtime)
+    monkeypatch.setitem(sys.modules, kind.value, None)
+    with pytest.raises(CapabilityError, match=f"{kind.title} is not installed") as raised:
+        open_session(path)
+    assert raised.value.hint == f"pip install '{kind.value}==1.7.1'"
 
 
 def test_open_session_takes_an_engine_and_says_that_it_needs_a_gpu(
