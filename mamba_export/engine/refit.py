@@ -19,7 +19,7 @@ from mamba_export.engine.write import write_engine
 from mamba_export.errors import EngineError, UsageError
 from mamba_export.graph.artifact import DATA_FILE, Artifact
 from mamba_export.graph.atomic_directory import AtomicDirectory
-from mamba_export.runtime.libraries import plugin_library
+from mamba_export.runtime.libraries import PluginLibrary, plugin_library
 
 
 def refit_engine(
@@ -72,23 +72,24 @@ def refit_engine(
     ) as directory:
         directory.require(artifact.manifest.files[DATA_FILE]["size"])
         prepared = prepare(artifact, tensorrt, built.options)
-        if built.plugins is not None:
-            load_plugins(tensorrt, prepared, library)
         options = replace(built.options, strip_weights=False)
         manifest = write_engine(
             directory.path,
             artifact,
-            _refit(tensorrt, engine, prepared),
+            _refit(tensorrt, engine, prepared, library),
             replace(built, tool_version=__version__, options=options),
         )
     return Engine(directory.target, manifest, artifact.manifest)
 
 
-def _refit(tensorrt: TensorRT, engine: Engine, prepared: Prepared) -> Any:
+def _refit(tensorrt: TensorRT, engine: Engine, prepared: Prepared, library: PluginLibrary) -> Any:
     """Return the plan with the weights of the graph, which names them as when it was built."""
     module, log = tensorrt.module, tensorrt.log
     log.problems.clear()
-    plan = module.Runtime(log).deserialize_cuda_engine(engine.read_plan())
+    runtime = module.Runtime(log)
+    if engine.manifest.plugins is not None:
+        load_plugins(tensorrt, prepared, library)
+    plan = runtime.deserialize_cuda_engine(engine.read_plan())
     if plan is None:
         raise _failed(tensorrt, engine, "cannot load the engine")
     refitter = module.Refitter(plan, log)

@@ -11,6 +11,7 @@ from mamba_export.engine.directory import Engine
 from mamba_export.engine.runtimes import EngineRuntime, TensorRT
 from mamba_export.errors import SessionError
 from mamba_export.runtime.captured_step import Run
+from mamba_export.runtime.libraries import PluginLibrary
 from mamba_export.runtime.trt_device import TrtDevice
 
 if TYPE_CHECKING:
@@ -28,10 +29,14 @@ class LoadedEngine:
         engine: that fits this machine.
         tensorrt: the runtime that it was built by.
         device: where it runs.
+        library: of the plugins, which it runs if it was built with them.
     """
 
-    def __init__(self, engine: Engine, tensorrt: TensorRT, device: TrtDevice) -> None:
+    def __init__(
+        self, engine: Engine, tensorrt: TensorRT, device: TrtDevice, library: PluginLibrary
+    ) -> None:
         self._engine = engine
+        self._library = library
         self._tensorrt = tensorrt
         self._device = device
         self._profiles = list(engine.manifest.options.profiles)
@@ -53,7 +58,10 @@ class LoadedEngine:
         """
         module, log = self._tensorrt.module, self._tensorrt.log
         log.problems.clear()
-        self._plan = module.Runtime(log).deserialize_cuda_engine(self._engine.read_plan())
+        runtime = module.Runtime(log)
+        if self._engine.manifest.plugins is not None:
+            module.get_plugin_registry().load_library(str(self._library.path))
+        self._plan = runtime.deserialize_cuda_engine(self._engine.read_plan())
         if self._plan is None:
             raise self.failed("cannot load the engine", "session.load")
         if self._engine.manifest.options.weight_streaming:

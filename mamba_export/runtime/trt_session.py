@@ -104,10 +104,8 @@ class TrtSession(ClosedAtExit):
         library = plugin_library()
         check_fit(engine, tensorrt, first_device(), library)
         self.device = TrtDevice()
-        if engine.manifest.plugins is not None:
-            tensorrt.module.get_plugin_registry().load_library(str(library.path))
         self._names = [spec.graph_names(model.io_names) for spec in model.states]
-        self._loaded = LoadedEngine(engine, tensorrt, self.device)
+        self._loaded = LoadedEngine(engine, tensorrt, self.device, library)
         self._idle_steps: dict[int, list[CapturedStep]] = collections.defaultdict(list)
         self._steps: list[CapturedStep] = []
         self._closed, self._captures = False, True
