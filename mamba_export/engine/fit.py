@@ -137,7 +137,7 @@ def _check_device(engine: Engine, device: CudaDevice) -> None:
 
 def _check_plugins(engine: Engine, library: PluginLibrary) -> None:
     expected = engine.manifest.plugins
-    if expected is None or engine.manifest.options.plugins_in_engine:
+    if expected is None:
         return
     if library.path is None or library.problem is not None:
         raise CapabilityError(

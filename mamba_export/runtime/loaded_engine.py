@@ -129,9 +129,16 @@ class LoadedEngine:
         """Let go of the engine; a context that is left keeps it."""
         self._plan = self._compiled = self._activations = None
 
+    def said(self) -> str:
+        """Return the runtime's last complaints, each once: the next failure has its own."""
+        problems = self._tensorrt.log.problems
+        said = "; ".join(problems[-3:])
+        problems.clear()
+        return said
+
     def failed(self, what: str, code: str, *raised: str) -> SessionError:
         """Return the error of what the runtime has just not done, with what was said of it."""
-        found = "; ".join((*raised, *self._tensorrt.log.problems[-3:]))
+        found = "; ".join(filter(None, (*raised, self.said())))
         if _OUT_OF_MEMORY.search(found):
             return self.out_of_memory(found)
         return SessionError(

@@ -264,9 +264,10 @@ class TrtSession(ClosedAtExit):
             raise self._loaded.failed("failed", "session.run")
         if self._captures and not step.captures:
             self._captures = False
+            why = self._loaded.said() or "no reason given"
             warnings.warn(
                 f"steps run without a CUDA graph, slower: {self._loaded.title} cannot capture "
-                f"those of {self.engine.path.name}",
+                f"those of {self.engine.path.name}: {why}",
                 NativeOpsWarning,
                 stacklevel=3,  # who called step
             )

@@ -37,6 +37,7 @@ class HostDevice(TrtDevice):
         self.waits = 0
         self.capturing: list[Callable[[], None]] | None = None
         self.tried = self.captures = self.replays = 0
+        self.graphs: weakref.WeakSet[Callable[[], None]] = weakref.WeakSet()
         self.refuses_captures = False
 
     def __str__(self) -> str:
@@ -71,7 +72,7 @@ class HostDevice(TrtDevice):
             captured = run()
         finally:
             self.capturing = None
-        if self.refuses_captures or not captured:
+        if not captured:
             return None
         self.captures += 1
 
@@ -81,6 +82,7 @@ class HostDevice(TrtDevice):
             for each in work:
                 each()
 
+        self.graphs.add(replay)
         return replay
 
 
@@ -143,6 +145,9 @@ class Context:
             self._compute()
             self.ran_at = self.changes
             return True
+        if self.engine.device.refuses_captures:
+            self.engine.log.problems.append("a loop cannot be captured")
+            return False
         # TensorRT may set itself up in the first run after a change, which no capture can hold.
         if self.ran_at != self.changes:
             return False
