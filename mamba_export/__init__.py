@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mamba_export.engine.build import BuiltEngine, build_engine
     from mamba_export.engine.directory import Engine
     from mamba_export.engine.options import EngineOptions
+    from mamba_export.engine.refit import refit_engine
     from mamba_export.errors import MambaExportError
     from mamba_export.graph.artifact import Artifact
     from mamba_export.graph.dialects import Dialect
@@ -58,6 +59,7 @@ __all__ = [
     "load_checkpoint",
     "open_session",
     "quantize",
+    "refit_engine",
 ]
 
 _HOMES = {
@@ -66,6 +68,7 @@ _HOMES = {
     "mamba_export.engine.build": ("BuiltEngine", "build_engine"),
     "mamba_export.engine.directory": ("Engine",),
     "mamba_export.engine.options": ("EngineOptions",),
+    "mamba_export.engine.refit": ("refit_engine",),
     "mamba_export.errors": ("MambaExportError",),
     "mamba_export.graph.artifact": ("Artifact",),
     "mamba_export.graph.dialects": ("Dialect",),

@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mamba_export
-from mamba_export.runtime.libraries import CUDA_PROVIDER, NAME, NativeLibrary, native_library
+from mamba_export.runtime.libraries import (
+    CUDA_PROVIDER,
+    NAME,
+    NativeLibrary,
+    PluginLibrary,
+    native_library,
+    plugin_library,
+)
 
 # Name, lowest version that is known to work (None: any).
 _PACKAGES: tuple[tuple[str, str | None], ...] = (
@@ -93,6 +100,7 @@ class Environment:
     gpus: tuple[str, ...]
     packages: tuple[Package, ...]
     native: NativeLibrary
+    plugins: PluginLibrary
     capabilities: tuple[Capability, ...]
 
 
@@ -109,6 +117,7 @@ def describe_environment() -> Environment:
         gpus=gpus,
         packages=tuple(packages.values()),
         native=native_library(),
+        plugins=plugin_library(),
         capabilities=_capabilities(packages, gpus),
     )
 

@@ -78,6 +78,7 @@ LAW = {
         "mamba_export.models.state",
     ),
     "runtime.libraries": (*BASE, "mamba_export"),  # where it is
+    "runtime.loaded_engine": (*BASE, "mamba_export.engine.*", "mamba_export.runtime.*"),
     "runtime.trt_session": (
         *BASE,
         "mamba_export.engine.*",
@@ -110,6 +111,7 @@ TORCH_FREE = [
     "mamba_export.errors",
     "mamba_export.dtypes",
     "mamba_export.engine.build",
+    "mamba_export.engine.refit",
     "mamba_export.graph.artifact",
     "mamba_export.graph.quantize",
     "mamba_export.models.state",

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mamba_export_cli.options import (
-    ArtifactArg,
     BatchOpt,
     DecodeOpt,
     DeviceOpt,
     FormatOpt,
     LogitsOpt,
+    ModelArg,
     NativeOpt,
     PrefillOpt,
     SecondsOpt,
@@ -31,7 +31,7 @@ EXAMPLE = """Example:
 
 
 def bench(
-    path: ArtifactArg,
+    path: ModelArg,
     prefill: PrefillOpt = None,
     decode: DecodeOpt = 128,
     batch: BatchOpt = 1,
@@ -42,7 +42,7 @@ def bench(
     seconds: SecondsOpt = 20.0,
     fmt: FormatOpt = "human",
 ) -> None:
-    """Measure an artifact here: prefill, decode, load time, memory and bandwidth."""
+    """Measure an artifact or an engine here: prefill, decode, load time, memory and bandwidth."""
     from mamba_export.runtime.benchmark import benchmark
 
     sink = Sink(fmt)

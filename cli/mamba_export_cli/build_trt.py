@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from mamba_export.errors import UsageError
 from mamba_export_cli.options import (
     ArtifactArg,
     BuilderLevelOpt,
@@ -18,6 +21,7 @@ from mamba_export_cli.options import (
     OptBatchOpt,
     OptSeqlenOpt,
     PluginsInEngineOpt,
+    RefitOpt,
     StripWeightsOpt,
     Tf32Opt,
     TimingCacheOpt,
@@ -28,8 +32,13 @@ from mamba_export_cli.output import Sink, table
 from mamba_export_cli.signals import writing
 from mamba_export_cli.text import printable, size
 
+if TYPE_CHECKING:
+    from mamba_export import Engine
+
 EXAMPLE = """Example:
   mamba-export trt tiny -o tiny-engine
+  mamba-export trt tiny -o tiny-stripped --strip-weights
+  mamba-export trt tiny -o tiny-whole --refit tiny-stripped
   mamba-export trt tiny -o tiny-rtx --runtime tensorrt_rtx \\
     --compute-capability 8.9 --compute-capability 12.0
 """
@@ -54,11 +63,12 @@ def trt(
     timing_cache: TimingCacheOpt = None,
     builder_level: BuilderLevelOpt = None,
     tf32: Tf32Opt = False,
+    refit: RefitOpt = None,
     force: ForceOpt = False,
     fmt: FormatOpt = "human",
 ) -> None:
-    """Build a TensorRT or TensorRT-RTX engine from an artifact."""
-    from mamba_export import EngineOptions, build_engine
+    """Build a TensorRT or TensorRT-RTX engine from an artifact, or give one its weights."""
+    from mamba_export import EngineOptions, build_engine, refit_engine
 
     sink = Sink(fmt)
     options = EngineOptions(
@@ -77,6 +87,13 @@ def trt(
         tf32=tf32,
         level=builder_level,
     )
+    if refit is not None:
+        if (options, runtime, timing_cache) != (EngineOptions(), "tensorrt", None):
+            raise _refit_with_options()
+        with writing():
+            engine = refit_engine(path, refit, output, force=force)
+        _tell(sink, engine, {}, [])
+        return
     with sink.progress() as progress, writing():
         built = build_engine(
             path,
@@ -87,25 +104,41 @@ def trt(
             force=force,
             progress=progress,
         )
-    manifest = built.engine.manifest
-    plan_bytes = manifest.files[built.engine.plan.name]["size"]
-    document = {
-        "path": str(built.engine.path),
-        "seconds": built.seconds,
-        "layers": built.layers,
-        "bytes": plan_bytes,
-        "engine": manifest,
-    }
-    rows = [
+    for problem in built.problems:
+        sink.warn(problem)
+    figures = {"seconds": built.seconds, "layers": built.layers, "warnings": built.problems}
+    rows = [("layers", built.layers), ("build", f"{built.seconds:.1f} s")]
+    _tell(sink, built.engine, figures, rows)
+
+
+def _tell(
+    sink: Sink, engine: Engine, figures: dict[str, object], rows: list[tuple[str, object]]
+) -> None:
+    manifest = engine.manifest
+    plan_bytes = manifest.files[engine.plan.name]["size"]
+    document = {"path": str(engine.path), "bytes": plan_bytes, "engine": manifest, **figures}
+    profiles = manifest.options.profiles.items()
+    facts = [
         ("built by", f"{manifest.runtime.value} {manifest.runtime_version}"),
         ("for", ", ".join(manifest.compute_capabilities)),
         ("our ops run as", manifest.route),
-        *((f"profile {name}", _sizes(axes)) for name, axes in options.profiles.items()),
-        ("engine", f"{size(plan_bytes)} from {built.layers} layers"),
-        ("build", f"{built.seconds:.1f} s"),
+        *((f"profile {name}", _sizes(axes)) for name, axes in profiles),
+        ("engine", size(plan_bytes)),
+        *rows,
     ]
-    headline = f"wrote {printable(str(output))}: {built.engine.model.family}, not run yet\n"
-    sink.result(document, headline, table("engine", ["", ""], rows))
+    headline = f"wrote {printable(str(engine.path))}: {engine.model.family}, not run yet\n"
+    sink.result(document, headline, table("engine", ["", ""], facts))
+
+
+def _refit_with_options() -> UsageError:
+    return UsageError(
+        "an engine is refitted as it was built",
+        "leave the other options out, but for --output, --force and --format",
+        code="usage.refit",
+        option="--refit",
+        expected="no option of a build",
+        found="one, or more",
+    )
 
 
 def _sizes(axes: dict[str, tuple[int, int, int]]) -> str:

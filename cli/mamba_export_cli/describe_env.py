@@ -34,6 +34,10 @@ def env(fmt: FormatOpt = "human") -> None:
         )
         for p in facts.packages
     ]
+    libraries = [
+        ("ONNX Runtime", facts.native.path or facts.native.problem),
+        ("TensorRT", facts.plugins.path or facts.plugins.problem),
+    ]
     works = [
         ("ok" if c.works else "no", c.name, "; to fix: ".join(filter(None, [c.reason, c.fix])))
         for c in sorted(facts.capabilities, key=lambda c: not c.works)
@@ -42,5 +46,6 @@ def env(fmt: FormatOpt = "human") -> None:
         facts,
         table("machine", ["", ""], machine),
         table("packages", ["package", "version", "needed", ""], packages),
+        table("our libraries", ["for", "where"], libraries),
         table("what works here", ["", "", "on what, or why not"], works),
     )

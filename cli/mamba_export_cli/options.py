@@ -41,6 +41,10 @@ SourceArg = Annotated[
 ArtifactArg = Annotated[
     Path, typer.Argument(metavar="DIR", help="An artifact: what `mamba-export onnx` wrote.")
 ]
+ModelArg = Annotated[
+    Path,
+    typer.Argument(metavar="DIR", help="An artifact, or an engine: what `mamba-export trt` wrote."),
+]
 AnyArg = Annotated[
     str, typer.Argument(metavar="PATH", help="An artifact, or a checkpoint (directory or hub id).")
 ]
@@ -209,6 +213,14 @@ VerifyQuantizedOpt = Annotated[
 EngineOutputOpt = Annotated[
     Path, typer.Option("--output", "-o", metavar="DIR", help="The engine directory to create.")
 ]
+RefitOpt = Annotated[
+    Path | None,
+    typer.Option(
+        "--refit",
+        metavar="ENGINE",
+        help="Build nothing: give this engine of --strip-weights the artifact's weights.",
+    ),
+]
 EngineRuntimeOpt = Annotated[
     EngineRuntimeName,
     typer.Option(
@@ -251,13 +263,14 @@ PluginsInEngineOpt = Annotated[
 ]
 StripWeightsOpt = Annotated[
     bool,
-    typer.Option("--strip-weights", help="Leave the weights out: they are refitted."),
+    typer.Option("--strip-weights", help="Leave the weights out; --refit puts them in."),
 ]
 WeightStreamingOpt = Annotated[
     bool, typer.Option("--weight-streaming", help="Keep weights in host memory while it runs.")
 ]
 VersionCompatibleOpt = Annotated[
-    bool, typer.Option("--version-compatible", help="Let later versions of TensorRT run it.")
+    bool,
+    typer.Option("--version-compatible", help="Let later versions of TensorRT run it, not `run`."),
 ]
 HardwareOpt = Annotated[
     HardwareName,

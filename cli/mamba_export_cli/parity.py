@@ -10,9 +10,9 @@ from mamba_export.errors import OutputError, ParityError
 from mamba_export_cli.errors import EXIT_CODES
 from mamba_export_cli.options import (
     AgainstOpt,
-    ArtifactArg,
     DeviceOpt,
     FormatOpt,
+    ModelArg,
     NativeOpt,
     ParityTokensOpt,
     ReferenceOpt,
@@ -32,7 +32,7 @@ EXAMPLE = """Example:
 
 
 def parity(
-    artifact: ArtifactArg,
+    artifact: ModelArg,
     against: AgainstOpt,
     reference: ReferenceOpt = "eager",
     tokens: ParityTokensOpt = None,
@@ -43,7 +43,7 @@ def parity(
     report: ReportOpt = None,
     fmt: FormatOpt = "human",
 ) -> None:
-    """Prove that an artifact computes what its checkpoint does; exit code 79 when it does not."""
+    """Prove that an artifact or engine computes what its checkpoint does; exit code 79 if not."""
     from mamba_export import Reference, check_parity
 
     if report is not None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from mamba_export_cli.options import (
-    ArtifactArg,
     DeviceOpt,
     FormatOpt,
     MaxNewTokensOpt,
+    ModelArg,
     NativeOpt,
     PromptOpt,
     RepetitionPenaltyOpt,
@@ -30,7 +30,7 @@ EXAMPLE = """Example:
 
 
 def run(
-    path: ArtifactArg,
+    path: ModelArg,
     prompt: PromptOpt = None,
     tokens: TokensOpt = None,
     max_new_tokens: MaxNewTokensOpt = 64,
@@ -51,7 +51,10 @@ def run(
     from mamba_export.runtime.tokenizer import load_tokenizer
 
     sink = Sink(fmt)
-    model = Engine.load(path).model if is_engine(path) else Artifact.load(path).manifest
+    if is_engine(path):
+        model = Engine.load(path, verify=False).model  # opening it reads and hashes the rest
+    else:
+        model = Artifact.load(path).manifest
     tokenizer = load_tokenizer(path)
     prompts = read_prompts(prompt, tokens, tokenizer)
     options = GenerateOptions(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,26 +14,19 @@ from mamba_export.arguments import member, path_text
 from mamba_export.engine.callbacks import Progress, monitor_of
 from mamba_export.engine.configure import configure
 from mamba_export.engine.device import CudaDevice, first_device
-from mamba_export.engine.directory import (
-    ENGINE_MANIFEST,
-    MODEL_MANIFEST,
-    PLAN,
-    Engine,
-    EngineManifest,
-    is_only_engine,
-)
+from mamba_export.engine.directory import Engine, EngineManifest, is_only_engine
 from mamba_export.engine.network import parse
 from mamba_export.engine.options import EngineOptions
 from mamba_export.engine.plugins import LoadedPlugins, load_plugins
 from mamba_export.engine.prepare import Prepared, check_buildable, plugins_run, prepare
 from mamba_export.engine.runtimes import EngineRuntime, TensorRT, load_runtime
+from mamba_export.engine.timing_cache import TimingCache
+from mamba_export.engine.write import write_engine
 from mamba_export.errors import CapabilityError, EngineError
 from mamba_export.graph.artifact import DATA_FILE, MANIFEST, Artifact
-from mamba_export.graph.atomic_directory import AtomicDirectory, storage_errors, write_all
+from mamba_export.graph.atomic_directory import AtomicDirectory
 from mamba_export.graph.sealed_files import sha256
 from mamba_export.runtime.libraries import plugin_library
-
-_OF_ONNX_RUNTIME = ("genai_config.json",)
 
 
 @dataclass(frozen=True)
@@ -45,11 +37,21 @@ class BuiltEngine:
         engine: the new directory.
         seconds: that the builder ran.
         layers: of the network before the builder fused them.
+        problems: what went wrong beside the engine: a timing cache that was not kept.
     """
 
     engine: Engine
     seconds: float
     layers: int
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Made:
+    plan: Any
+    seconds: float
+    layers: int
+    timings: Any
 
 
 def build_engine(
@@ -81,17 +83,19 @@ def build_engine(
         CapabilityError: the runtime is not installed, lacks something that was asked for, or finds
             no GPU and no compute capability to build for.
         EngineError: the runtime does not take the graph, or cannot build it.
-        OutputError, BusyError, StorageError: the output cannot be written.
+        OutputError, BusyError, StorageError: the output or the timing cache cannot be written.
     """
     chosen = options or EngineOptions()
     kind = member(EngineRuntime, runtime, "runtime")
     target = Path(path_text(output, "output"))
-    cache = None if timing_cache is None else Path(path_text(timing_cache, "timing_cache"))
     artifact = Artifact.load(source, verify=True)
     check_buildable(artifact)
     tensorrt = load_runtime(kind)
     device = first_device()
     _check_device(tensorrt, chosen, device)
+    cache = None
+    if timing_cache is not None:
+        cache = TimingCache(Path(path_text(timing_cache, "timing_cache")))
     with AtomicDirectory(
         target, replaceable=is_only_engine, force=force, source=artifact.path
     ) as directory:
@@ -105,13 +109,12 @@ def build_engine(
         elif chosen.plugins_in_engine:
             raise tensorrt.lacks("--plugins-in-engine", "plugins in the graph", "function bodies")
         report = progress or (lambda stage, done, total: None)
-        plan, seconds, layers = _build(tensorrt, builder, prepared, chosen, plugins, cache, report)
-        with storage_errors(directory.path):
-            _write(directory.path / PLAN, plan)
-            shutil.copyfile(artifact.path / MANIFEST, directory.path / MODEL_MANIFEST)
-            for name in _beside(artifact):
-                shutil.copyfile(artifact.path / name, directory.path / name)
-            manifest = EngineManifest(
+        made = _build(tensorrt, builder, prepared, chosen, plugins, cache, report)
+        manifest = write_engine(
+            directory.path,
+            artifact,
+            made.plan,
+            EngineManifest(
                 tool_version=__version__,
                 runtime=kind,
                 runtime_version=tensorrt.version,
@@ -121,17 +124,14 @@ def build_engine(
                 driver=device.driver if device else None,
                 route=_route(artifact, plugins),
                 plugins=None if plugins is None else plugins.sha256,
-                artifact=sha256(directory.path / MODEL_MANIFEST),
+                artifact=sha256(artifact.path / MANIFEST),
                 options=chosen,
-                files={
-                    file.name: {"size": file.stat().st_size, "sha256": sha256(file)}
-                    for file in sorted(directory.path.iterdir())
-                },
-            )
-            text = manifest.to_json()
-            EngineManifest.from_json(text)  # what readers would refuse is not published
-            (directory.path / ENGINE_MANIFEST).write_bytes(text.encode())
-    return BuiltEngine(Engine(directory.target, manifest, artifact.manifest), seconds, layers)
+            ),
+        )
+    # Last, and no reason to lose an engine.
+    problem = None if cache is None else cache.keep(made.timings)
+    engine = Engine(directory.target, manifest, artifact.manifest)
+    return BuiltEngine(engine, made.seconds, made.layers, (problem,) if problem else ())
 
 
 def _check_device(tensorrt: TensorRT, options: EngineOptions, device: CudaDevice | None) -> None:
@@ -163,18 +163,16 @@ def _build(
     prepared: Prepared,
     options: EngineOptions,
     plugins: LoadedPlugins | None,
-    cache: Path | None,
+    cache: TimingCache | None,
     report: Progress,
-) -> tuple[Any, float, int]:
-    """Return the plan, the seconds that it took and the layers of the network."""
+) -> _Made:
     log = tensorrt.log
     log.problems.clear()
     log.stopped = None
     started = perf_counter()
     network = parse(tensorrt, builder, prepared, plugins=plugins is not None)
-    timings = None if cache is None else (cache.read_bytes() if cache.is_file() else b"")
     library = None if plugins is None else plugins.path
-    config = configure(tensorrt, builder, network, options, timing_cache=timings, library=library)
+    config = configure(tensorrt, builder, network, options, timing_cache=cache, library=library)
     monitor = config.progress_monitor = monitor_of(tensorrt.module, report)
     log.problems.clear()
     plan = builder.build_serialized_network(network, config)
@@ -189,31 +187,8 @@ def _build(
             file=str(prepared.file),
             found="; ".join(deque(log.problems, maxlen=3)) or "no reason given",
         )
-    if cache is not None:
-        with storage_errors(cache):
-            _replace(cache, config.get_timing_cache().serialize())
-    return plan, perf_counter() - started, network.num_layers
-
-
-def _replace(file: Path, data: Any) -> None:
-    """Write a file that others may be reading: they see the old one or the new one."""
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    _write(partial, data)
-    os.replace(partial, file)
-
-
-def _write(file: Path, data: Any) -> None:
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-    try:
-        write_all(descriptor, memoryview(data).cast("B"))
-    finally:
-        os.close(descriptor)
-
-
-def _beside(artifact: Artifact) -> list[str]:
-    """Return what goes with a model into every runtime: the tokenizer's files."""
-    graphs = {*artifact.manifest.graphs.values(), DATA_FILE, *_OF_ONNX_RUNTIME}
-    return sorted(artifact.manifest.files.keys() - graphs)
+    timings = None if cache is None else config.get_timing_cache().serialize()
+    return _Made(plan, perf_counter() - started, network.num_layers, timings)
 
 
 def _route(artifact: Artifact, plugins: LoadedPlugins | None) -> str:

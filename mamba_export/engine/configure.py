@@ -9,6 +9,8 @@ from typing import Any
 
 from mamba_export.engine.options import EngineOptions, Range
 from mamba_export.engine.runtimes import EngineRuntime, TensorRT
+from mamba_export.engine.timing_cache import TimingCache
+from mamba_export.errors import EngineError
 
 IDS_AXES = ("batch", "seqlen")
 """Names of the leading axes of every input; only these two have no fixed size."""
@@ -20,7 +22,7 @@ def configure(
     network: Any,
     options: EngineOptions,
     *,
-    timing_cache: bytes | None,
+    timing_cache: TimingCache | None,
     library: Path | None,
 ) -> Any:
     """Return the configuration of a build.
@@ -30,11 +32,12 @@ def configure(
         builder: of it.
         network: to build.
         options: of the engine.
-        timing_cache: what an earlier build left, perhaps nothing; None for none.
+        timing_cache: what an earlier build left, perhaps nothing yet; None for none.
         library: of the plugins.
 
     Raises:
         CapabilityError: the runtime has nothing for an option.
+        EngineError: the timing cache is of another version or GPU.
     """
     config = builder.create_builder_config()
     setting = _Settings(tensorrt, config)
@@ -62,8 +65,7 @@ def configure(
         # Asking RTX for one needs a GPU, and it tunes its kernels where it runs them, not here.
         if tensorrt.runtime is EngineRuntime.tensorrt_rtx:
             raise tensorrt.lacks("--timing-cache", "kernels timed at build", "one that does not")
-        cache = config.create_timing_cache(timing_cache)
-        setting.call("--timing-cache", lambda: config.set_timing_cache(cache, False))
+        _set_timing_cache(tensorrt, config, timing_cache)
     return config
 
 
@@ -118,6 +120,21 @@ def _shape(value: Any, axes: dict[str, Range], bound: int) -> tuple[int, ...]:
     """Return an input's smallest, best or largest shape."""
     sizes = enumerate(tuple(value.shape))
     return tuple(axes[IDS_AXES[axis]][bound] if size < 0 else size for axis, size in sizes)
+
+
+def _set_timing_cache(tensorrt: TensorRT, config: Any, timing_cache: TimingCache) -> None:
+    tensorrt.log.problems.clear()
+    cache = config.create_timing_cache(timing_cache.data)
+    # Timings of another GPU are none of this one.
+    if cache is None or not config.set_timing_cache(cache, False):
+        raise EngineError(
+            f"{tensorrt.title} does not take the timing cache",
+            "it is of another version or GPU, or spoiled: delete it, or name another file",
+            code="engine.timing_cache",
+            file=str(timing_cache.file),
+            option="--timing-cache",
+            found="; ".join(tensorrt.log.problems[-3:]) or "no reason given",
+        )
 
 
 def _set_capabilities(setting: _Settings, options: EngineOptions) -> None:

@@ -6,6 +6,7 @@ gives one to a runtime before its hash was compared.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -104,9 +105,11 @@ class EngineManifest:
             yield f"compute_capabilities is {self.compute_capabilities!r}"
         if self.route not in _ROUTES or (self.route == "plugins") != (self.plugins is not None):
             yield f"route is {self.route!r}"
+        yield from seal_problems(self.files)
         if not {PLAN, MODEL_MANIFEST} <= self.files.keys():
             yield f"there is no {PLAN} or no {MODEL_MANIFEST}"
-        yield from seal_problems(self.files)
+        elif self.artifact != self.files[MODEL_MANIFEST]["sha256"]:
+            yield f"artifact is {self.artifact!r}, and {MODEL_MANIFEST} is another's"
 
 
 @dataclass(frozen=True)
@@ -124,8 +127,12 @@ class Engine:
     model: Manifest
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Engine:
+    def load(cls, path: str | os.PathLike[str], *, verify: bool = True) -> Engine:
         """Open an engine and compare every file of it with its manifest; no runtime is loaded.
+
+        Args:
+            path: of the directory.
+            verify: hash the plan as well, which is most of it; False leaves that to `read_plan`.
 
         Raises:
             UsageError: `path` is not a path.
@@ -146,7 +153,8 @@ class Engine:
             manifest = EngineManifest.from_json(read_manifest(file))
         except MALFORMED as error:
             raise _malformed(file, error) from error
-        _seal(path, manifest).check(verify=True)
+        seal = Seal(path, ENGINE_MANIFEST, manifest.files, "engine", _AGAIN)
+        seal.check(verify=True, but=() if verify else (PLAN,))
         try:
             model = Manifest.from_json((path / MODEL_MANIFEST).read_text("utf-8"))
         except MALFORMED as error:
@@ -157,6 +165,26 @@ class Engine:
     def plan(self) -> Path:
         """The serialised engine."""
         return self.path / PLAN
+
+    def read_plan(self) -> bytes:
+        """Return the plan for a runtime: these very bytes are hashed.
+
+        Raises:
+            ArtifactError: it is not the one of the manifest.
+        """
+        data = self.plan.read_bytes()
+        expected = self.manifest.files[PLAN]["sha256"]
+        found = hashlib.sha256(data).hexdigest()
+        if found != expected:
+            raise ArtifactError(
+                "a file of the engine differs from its manifest",
+                _AGAIN,
+                code="engine.hash",
+                file=str(self.plan),
+                expected=expected,
+                found=found,
+            )
+        return data
 
 
 def is_engine(path: str | os.PathLike[str]) -> bool:
@@ -171,10 +199,6 @@ def is_engine(path: str | os.PathLike[str]) -> bool:
 def is_only_engine(path: Path) -> bool:
     """Return whether a directory holds an engine of ours and nothing else that could be lost."""
     return holds_only(path, ENGINE_MANIFEST, lambda text: EngineManifest.from_json(text).files)
-
-
-def _seal(path: Path, manifest: EngineManifest) -> Seal:
-    return Seal(path, ENGINE_MANIFEST, manifest.files, "engine", _AGAIN)
 
 
 def _malformed(file: Path, error: Exception) -> ArtifactError:

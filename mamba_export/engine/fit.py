@@ -41,6 +41,44 @@ def check_fit(
     _check_plugins(engine, library)
 
 
+def check_runnable(engine: Engine) -> None:
+    """Check that an engine is one that a session runs.
+
+    Raises:
+        CapabilityError: it has no weights, or native code beside that for the GPU.
+    """
+    if engine.manifest.options.strip_weights:
+        raise CapabilityError(
+            "the engine has no weights",
+            "put its artifact's in: `mamba-export trt ARTIFACT --refit ENGINE -o DIR`",
+            code="engine.stripped",
+            file=str(engine.path),
+            option="--strip-weights",
+        )
+    check_no_host_code(engine)
+
+
+def check_no_host_code(engine: Engine) -> None:
+    """Check that a plan has no code for the CPU in it: no runtime of ours is told to load any.
+
+    Raises:
+        CapabilityError: it has: a plugin library, or a runtime for later versions.
+    """
+    options = engine.manifest.options
+    for carries, what, option in (
+        (options.plugins_in_engine, "a plugin library", "--plugins-in-engine"),
+        (options.version_compatible, "a runtime of its own version", "--version-compatible"),
+    ):
+        if carries:
+            raise CapabilityError(
+                f"the engine carries {what}, which is not loaded here",
+                f"{_REBUILD} without {option}, or run it in a program that trusts it",
+                code="engine.host_code",
+                file=str(engine.path),
+                option=option,
+            )
+
+
 def check_same_artifact(engine: Engine, artifact: Artifact) -> None:
     """Check that an engine was built from this artifact, whose weights it may be given.
 
@@ -61,10 +99,9 @@ def check_same_artifact(engine: Engine, artifact: Artifact) -> None:
 
 def _check_version(engine: Engine, tensorrt: TensorRT) -> None:
     manifest = engine.manifest
-    if tensorrt.runtime is manifest.runtime:
-        built, here = numbers(manifest.runtime_version), numbers(tensorrt.version)
-        if here == built or (manifest.options.version_compatible and here > built):
-            return
+    built, here = numbers(manifest.runtime_version), numbers(tensorrt.version)
+    if (tensorrt.runtime, here) == (manifest.runtime, built):
+        return
     package = manifest.runtime.value
     raise _mismatch(
         engine,
@@ -100,7 +137,7 @@ def _check_device(engine: Engine, device: CudaDevice) -> None:
 
 def _check_plugins(engine: Engine, library: PluginLibrary) -> None:
     expected = engine.manifest.plugins
-    if expected is None or engine.manifest.options.plugins_in_engine:
+    if expected is None:
         return
     if library.path is None or library.problem is not None:
         raise CapabilityError(

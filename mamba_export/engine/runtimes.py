@@ -79,34 +79,39 @@ class TensorRT:
         )
 
 
-def load_runtime(runtime: EngineRuntime) -> TensorRT:
+def load_runtime(runtime: EngineRuntime, version: str | None = None) -> TensorRT:
     """Import a runtime.
+
+    Args:
+        runtime: which.
+        version: to advise where there is none, such as an engine's; None is any that will do.
 
     Raises:
         CapabilityError: it is not installed, cannot be loaded, or is too old.
     """
-    fix = f"pip install '{_INSTALL[runtime.value]}'"
+    package = _INSTALL[runtime.value] if version is None else f"{runtime.value}=={version}"
+    fix = f"pip install '{package}'"
     try:
         module = importlib.import_module(runtime.value)
-        version = str(module.__version__)
+        found = str(module.__version__)
     except Exception as error:  # what a package raises where a library of it is missing, differs
         absent = isinstance(error, ModuleNotFoundError) and error.name == runtime.value
         raise CapabilityError(
             f"{runtime.title} {'is not installed' if absent else 'cannot be loaded'}",
             fix if absent else f"{fix}; it is for Linux and Windows with glibc",
             code="engine.runtime_missing" if absent else "engine.runtime_broken",
-            expected=_INSTALL[runtime.value],
+            expected=package,
             found=None if absent else str(error).partition("\n")[0],
         ) from error
-    if runtime is EngineRuntime.tensorrt and numbers(version) < _OLDEST:
+    if runtime is EngineRuntime.tensorrt and numbers(found) < _OLDEST:
         raise CapabilityError(
-            f"TensorRT {version} is older than what is supported",
+            f"TensorRT {found} is older than what is supported",
             fix,
             code="engine.runtime_old",
             expected="10.3 or newer",
-            found=version,
+            found=found,
         )
-    return TensorRT(runtime, module, version, log_of(module))
+    return TensorRT(runtime, module, found, log_of(module))
 
 
 def numbers(version: str) -> tuple[int, ...]:

@@ -43,7 +43,10 @@ _TOKENS = 256
 """Length of the prompt of a model without chunks."""
 
 _BATCH = 2
-"""Rows of the prompt when none is given: enough that rows cannot be mixed up unseen."""
+"""Rows of the prompt when none is given: enough that rows cannot be mixed up unseen.
+
+An engine for a single row has none to mix up.
+"""
 
 
 def check_parity(
@@ -98,15 +101,16 @@ def check_parity(
     from mamba_export.graph.artifact import Artifact
 
     chosen = member(Reference, reference, "reference")
-    # Verified, so that what passes is what the manifest names.
-    built = Engine.load(artifact) if is_engine(artifact) else None
+    # Verified, so that what passes is what the manifest names; opening an engine does that.
+    built = Engine.load(artifact, verify=False) if is_engine(artifact) else None
     opened = Artifact(built.path, built.model) if built else Artifact.load(artifact, verify=True)
     if against is not None:
         _check_same_model(opened, against)
     judge = _judge(opened, chosen, against)
     with _open(opened, device, native) as session:
         length = _enough_tokens(opened.manifest) if tokens is None else tokens
-        ids, origin = _prompt(opened.path, session, prompt_ids, length, seed)
+        rows = min(_BATCH, built.manifest.options.max_batch) if built else _BATCH
+        ids, origin = _prompt(opened.path, session, prompt_ids, rows, length, seed)
         # In an engine nobody can count recurrences; they were in the graph that it came from.
         structure = [] if built else check_structure(opened)
         if opened.manifest.quantization is not None:
@@ -347,11 +351,11 @@ def _enough_tokens(manifest: Manifest) -> int:
 
 
 def _prompt(
-    directory: Path, session: Session, given: Array | None, tokens: int, seed: int
+    directory: Path, session: Session, given: Array | None, rows: int, tokens: int, seed: int
 ) -> tuple[Array, str]:
     vocab_size = session.vocab_size
     if given is None:
-        return prompts.prompt_ids(directory, vocab_size, batch=_BATCH, tokens=tokens, seed=seed)
+        return prompts.prompt_ids(directory, vocab_size, batch=rows, tokens=tokens, seed=seed)
     ids = np.asarray(given, dtype=np.int64)
     if ids.ndim != 2 or ids.size == 0 or ids.min() < 0 or ids.max() >= vocab_size:
         raise UsageError(

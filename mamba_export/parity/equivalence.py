@@ -77,10 +77,9 @@ def check_padded(
     progress: Progress,
 ) -> Check:
     """Compare rows of unequal length, padded on either side in one batch, with each row alone."""
-    if len(ids) == 1:
-        ids = np.repeat(ids, 2, axis=0)  # a single row has nothing to be padded to
     lengths = _unequal_lengths(*ids.shape)
-    shape = (len(ids), ids.shape[1] + (ids.shape[1] == 1))
+    # The longest row has padding where no other row can be shorter.
+    shape = (len(ids), ids.shape[1] + (1 in ids.shape))
     results: dict[str, Comparison] = {}
     for done, side in enumerate(("left", "right")):
         # Padding of random tokens: an id that happens to be harmless would hide a leak.

@@ -1,8 +1,9 @@
-"""Measure an artifact: load, prefill, decode, memory, and decode's traffic against the memory's."""
+"""Measure a model: load, prefill, decode, memory, and decode's traffic against the memory's."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import itertools
 import os
 import re
@@ -14,12 +15,15 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from mamba_export.graph.artifact import Artifact
+from mamba_export.engine.directory import Engine, is_engine
+from mamba_export.graph.artifact import DATA_FILE
+from mamba_export.models.state import StateSpec
 from mamba_export.runtime.bandwidth import BandwidthMeter
 from mamba_export.runtime.decoder import open_decoder
 from mamba_export.runtime.generate import GenerateOptions
 from mamba_export.runtime.ort_session import OrtSession
-from mamba_export.runtime.session import Ids, Logits, Session
+from mamba_export.runtime.session import Ids, Logits, Session, open_session
+from mamba_export.runtime.trt_session import TrtSession
 
 _WARM_STEPS = 8
 _GROUPS = 8  # of the steps, with a reading of the bandwidth around each
@@ -57,7 +61,10 @@ class Traffic:
     """Memory that a step must move, and how fast it did, against what this machine can read."""
 
     weight_bytes: int
-    """Every initializer of the graph once; of an embedding that is only looked up, the rows."""
+    """Every initializer of the graph once; of an embedding that is only looked up, the rows.
+
+    Of an engine, which holds no graph, the artifact's weights, each once.
+    """
     state_bytes: int
     """The state, read and written."""
     bytes_per_token: float
@@ -109,10 +116,10 @@ def benchmark(
     seconds: float = 20.0,
     seed: int = 0,
 ) -> Benchmark:
-    """Measure an artifact in ONNX Runtime, on random token ids.
+    """Measure an artifact in ONNX Runtime, or an engine in its runtime, on random token ids.
 
     Args:
-        path: the artifact.
+        path: the artifact or the engine.
         prefill: lengths to measure, each 1 or more.
         decode: steps to measure, 1 or more, after the first prompt; no token ends them.
         batch: rows of every prefill and step.
@@ -125,14 +132,20 @@ def benchmark(
         seed: of the token ids.
 
     Raises:
+        UsageError: an option is unknown, or an engine was given one of those that it does not take.
         MissingInputError, ArtifactError, CapabilityError, SessionError: it cannot be run.
+        EngineError: an engine was built for another machine.
     """
-    import onnxruntime  # noqa: F401  # so that its import is not measured as part of the load
-
+    built = Engine.load(path, verify=False) if is_engine(path) else None
+    # So that importing them is not measured as part of the load.
+    needed = ("onnxruntime",) if built is None else ("torch", built.manifest.runtime.value)
+    for package in needed:
+        with contextlib.suppress(ImportError):  # the session says better what is missing
+            importlib.import_module(package)
     start = time.perf_counter()
-    artifact = Artifact.load(path)
-    session = OrtSession(artifact, device=device, threads=threads, native=native)
+    session = open_session(path, device=device, threads=threads, native=native)
     load_seconds = time.perf_counter() - start
+    assert isinstance(session, OrtSession | TrtSession)
     with session:
         loaded, _ = _memory()
         share = seconds / (len(prefill) + 1)
@@ -142,10 +155,11 @@ def benchmark(
         # Before the buffer of the bandwidth, which is no memory of the model. Steps need no more
         # than a prompt did, and if they do, it is still resident after them.
         _, peak = _memory()
-        on_cpu = session.device.kind == "cpu"
+        on_cpu = str(session.device) == "cpu"
         with BandwidthMeter(threads) if on_cpu else contextlib.nullcontext() as meter:
             groups, readings = _decode(session, prompts[0], decode, share, meter)
         resident, _ = _memory()
+    weights = _weights(session, batch)
     return Benchmark(
         path=str(path),
         batch=batch,
@@ -155,7 +169,7 @@ def benchmark(
         load_seconds=load_seconds,
         prefill=prefills,
         decode=_decode_speed(groups, batch),
-        traffic=_traffic(artifact, batch, groups, readings),
+        traffic=_traffic(weights, session.states, batch, groups, readings),
         loaded_bytes=loaded,
         peak_bytes=max(peak, resident) if peak and resident else None,
     )
@@ -231,13 +245,21 @@ def _timed(run: Callable[[], object], seconds: float, most: int) -> tuple[float,
     return tuple(samples)
 
 
-def _traffic(
-    artifact: Artifact, batch: int, groups: list[tuple[float, ...]], readings: list[float]
-) -> Traffic:
-    graph = artifact.graph("step") or artifact.graph("model")
+def _weights(session: OrtSession | TrtSession, batch: int) -> int:
+    if isinstance(session, TrtSession):
+        return int(session.engine.model.files[DATA_FILE]["size"])
+    graph = session.artifact.graph("step") or session.artifact.graph("model")
     assert graph is not None  # every artifact has a model
-    weights = weight_bytes(graph, batch)
-    states = artifact.manifest.states
+    return weight_bytes(graph, batch)
+
+
+def _traffic(
+    weights: int,
+    states: tuple[StateSpec, ...],
+    batch: int,
+    groups: list[tuple[float, ...]],
+    readings: list[float],
+) -> Traffic:
     elements = sum(int(np.prod(spec.shape)) * spec.dtype.itemsize for spec in states)
     state = 2 * batch * elements
     moved = weights + state

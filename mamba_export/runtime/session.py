@@ -127,7 +127,8 @@ def open_session(
     """Open a model to run it.
 
     An engine directory runs in the runtime that it was built by, on the first CUDA device, and is
-    always verified; that takes PyTorch, for memory on the device.
+    always verified; that takes PyTorch, for memory on the device. It takes no other device, threads
+    or native.
 
     Args:
         path: an artifact for ``onnxruntime``; a checkpoint for ``eager``, which runs it in float32;
@@ -141,7 +142,8 @@ def open_session(
             missing, a NativeOpsWarning says so and the function bodies of the graph run.
 
     Raises:
-        UsageError: the runtime or the device is unknown, or threads are no count.
+        UsageError: the runtime or the device is unknown, threads are no count, or an engine was
+            given one of them.
         MissingInputError, ArtifactError, CheckpointError: the model cannot be read.
         CapabilityError: this machine cannot run it.
         SessionError: the runtime failed to load it.
@@ -152,7 +154,8 @@ def open_session(
         if is_engine(path):
             from mamba_export.runtime.trt_session import TrtSession
 
-            return TrtSession(Engine.load(path))
+            _refuse_for_engine(path, device=device, threads=threads, native=native)
+            return TrtSession(Engine.load(path, verify=False))
         from mamba_export.graph.artifact import Artifact
         from mamba_export.runtime.ort_session import OrtSession
 
@@ -169,6 +172,22 @@ def open_session(
         expected="onnxruntime or eager",
         found=runtime,
     )
+
+
+def _refuse_for_engine(path: str | os.PathLike[str], **options: object) -> None:
+    """Check that nothing was asked of an engine that was settled when it was built."""
+    defaults = {"device": "cpu", "threads": None, "native": True}
+    for option, value in options.items():
+        if value != defaults[option]:
+            raise UsageError(
+                f"an engine takes no {option}: it runs as it was built, on the first CUDA device",
+                f"leave {option} out, or run the artifact that it was built from",
+                code=f"usage.engine_{option}",
+                file=str(path),
+                option=option,
+                expected="an artifact",
+                found="an engine",
+            )
 
 
 def check_ids(input_ids: Ids, rows: int, *, rank: int) -> Ids:

@@ -12,6 +12,7 @@ import pytest
 
 from mamba_export import DType, GenerateOptions
 from mamba_export.models.state import IoNames, StateSpec
+from mamba_export.runtime.libraries import PluginLibrary
 from mamba_export_cli import options, output
 from mamba_export_cli import run as run_module
 
@@ -226,6 +227,17 @@ def test_env(cli) -> None:
     for capability in facts["capabilities"]:
         assert capability["reason"], "what does not work says why"
     assert "what works here" in cli("env").stdout
+
+
+@pytest.mark.parametrize("built", [True, False])
+def test_env_says_where_the_plugins_are(cli, monkeypatch, tmp_path: Path, built: bool) -> None:
+    file = tmp_path / "p.so"
+    library = PluginLibrary(file, None, "") if built else PluginLibrary(None, "no p.so", "make it")
+    monkeypatch.setattr("mamba_export.environment.plugin_library", lambda: library)
+    facts = cli("env", "--format", "json").json
+    assert facts["plugins"]["path"] == (str(file) if built else None)
+    shown = "".join(cli("env").stdout.split())
+    assert ("p.so" if built else "nop.so") in shown
 
 
 def test_inspect_a_checkpoint(cli) -> None:

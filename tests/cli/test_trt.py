@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from mamba_export.engine.device import CudaDevice
 from mamba_export.engine.directory import Engine
+from mamba_export.engine.runtimes import EngineRuntime, TensorRT
+from tests.engine.builder_stand_in import VERSION, BuilderStandIn
 from tests.exported import Exports
 
 pytest.importorskip("torch")
 
+GPU = CudaDevice("NVIDIA L4", "8.9", 13000)
 BUILD = ["--runtime", "tensorrt_rtx", "--compute-capability", "8.9", "--max-batch", 1]
 SIZES = ["--max-seqlen", 8, "--opt-seqlen", 8]
 
@@ -49,6 +53,57 @@ def test_without_a_runtime_it_says_what_to_install(
     assert failed.code == 69
     assert f"pip install '{runtime}" in failed.stderr
     assert not (tmp_path / "e").exists()
+
+
+@pytest.fixture
+def tensorrt(monkeypatch: pytest.MonkeyPatch) -> BuilderStandIn:
+    stand_in = BuilderStandIn()
+    loaded = TensorRT(EngineRuntime.tensorrt, stand_in, VERSION, stand_in.log)
+    for home in ("build", "refit"):
+        monkeypatch.setattr(f"mamba_export.engine.{home}.load_runtime", lambda *_: loaded)
+        monkeypatch.setattr(f"mamba_export.engine.{home}.first_device", lambda: GPU)
+    return stand_in
+
+
+def test_a_stripped_engine_gets_its_weights(cli, tensorrt, source: Path, tmp_path: Path) -> None:
+    assert cli("trt", source, "-o", tmp_path / "stripped", "--strip-weights").code == 0
+    refit = ["trt", source, "--refit", tmp_path / "stripped", "-o", tmp_path / "whole"]
+    made = cli(*refit, "--format", "json")
+    assert made.code == 0, made.stdout
+    engine = Engine.load(tmp_path / "whole")
+    assert made.json["path"] == str(engine.path)
+    assert made.json["bytes"] == len(b"whole")
+    assert made.json["engine"]["options"]["strip_weights"] is False
+    assert cli(*refit).code == 73
+    told = cli(*refit, "--force")
+    assert told.code == 0, told.stderr
+    assert "not run yet" in told.stdout
+    assert tensorrt.built == 1
+
+
+@pytest.mark.parametrize(
+    "more", [["--strip-weights"], ["--runtime", "tensorrt_rtx"], ["--timing-cache", "t"]]
+)
+def test_a_refit_takes_no_options_of_a_build(
+    cli, tensorrt, source: Path, tmp_path: Path, more: list[str]
+) -> None:
+    failed = cli("trt", source, "--refit", tmp_path / "s", "-o", tmp_path / "w", *more)
+    assert failed.code == 2
+    assert "refitted as it was built" in failed.stderr
+
+
+def test_timings_that_are_not_kept_are_a_warning(
+    cli, tensorrt, source: Path, tmp_path: Path, monkeypatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mamba_export.engine.timing_cache.replace_file", fail)
+    command = ["trt", source, "-o", tmp_path / "e", "--timing-cache", tmp_path / "t", "--force"]
+    made = cli(*command)
+    assert made.code == 0
+    assert "warning: the timing cache" in made.stderr
+    assert len(cli(*command, "--format", "json").json["warnings"]) == 1
 
 
 def test_a_directory_that_is_no_engine_is_not_replaced(cli, source: Path, tmp_path: Path) -> None:

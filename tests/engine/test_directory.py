@@ -22,7 +22,12 @@ from mamba_export.engine.directory import (
     is_engine,
     is_only_engine,
 )
-from mamba_export.engine.fit import check_fit, check_same_artifact
+from mamba_export.engine.fit import (
+    check_fit,
+    check_no_host_code,
+    check_runnable,
+    check_same_artifact,
+)
 from mamba_export.engine.options import EngineOptions
 from mamba_export.engine.runtimes import EngineRuntime, TensorRT
 from mamba_export.errors import ArtifactError, CapabilityError, EngineError, MissingInputError
@@ -145,6 +150,7 @@ SPOILED = {
     "an unknown runtime": (tell(runtime="other"), ArtifactError, "engine.manifest"),
     "no files": (tell(files={}), ArtifactError, "engine.manifest"),
     "plugins without a hash": (tell(plugins=None), ArtifactError, "engine.manifest"),
+    "another artifact": (tell(artifact="0" * 64), ArtifactError, "engine.manifest"),
     "a driver that is text": (tell(driver="13"), ArtifactError, "engine.manifest"),
     "options out of range": (tell(options={"max_batch": 0}), ArtifactError, "engine.manifest"),
     "an unknown field": (tell(more=1), ArtifactError, "engine.manifest"),
@@ -161,6 +167,22 @@ def test_a_spoiled_engine_is_never_opened(engine, how: str) -> None:
     assert raised.value.code == code
     assert raised.value.hint
     assert raised.value.file.startswith(str(path))
+
+
+def test_only_the_plan_may_be_hashed_later(engine) -> None:
+    path = engine()
+    flip(path)
+    opened = Engine.load(path, verify=False)
+    with pytest.raises(ArtifactError, match="differs from its manifest") as raised:
+        opened.read_plan()
+    assert raised.value.code == "engine.hash"
+    assert raised.value.file == str(path / PLAN)
+    (path / PLAN).write_bytes(b"no plan")
+    assert opened.read_plan() == b"no plan"
+    (path / MODEL_MANIFEST).write_text(MODEL.to_json().replace("mamba", "bamba"))
+    with pytest.raises(ArtifactError) as raised:
+        Engine.load(path, verify=False)
+    assert raised.value.code == "engine.hash"
 
 
 def test_opening_an_engine_loads_no_runtime(engine) -> None:
@@ -180,11 +202,6 @@ def test_a_path_of_a_file_outside_is_refused(engine) -> None:
 
 FITS = {
     "as it was built": ({}, "10.14.1", GPU),
-    "a later version, compatible": (
-        {"options": EngineOptions(version_compatible=True)},
-        "10.15.0",
-        GPU,
-    ),
     "another GPU of its capability": (
         {"options": EngineOptions(hardware="same_compute_capability")},
         "10.14.1",
@@ -206,9 +223,9 @@ def test_an_engine_fits_what_it_was_built_for(engine, library, how: str) -> None
 
 ELSEWHERE = {
     "a later version": ({}, runtime("10.15.0"), GPU, "engine.version", "tensorrt==10.14.1"),
-    "an earlier version, compatible": (
+    "a later version, compatible": (
         {"options": EngineOptions(version_compatible=True)},
-        runtime("10.13.0"),
+        runtime("10.15.0"),
         GPU,
         "engine.version",
         "tensorrt==10.14.1",
@@ -264,6 +281,26 @@ def test_an_engine_needs_a_gpu_and_its_plugins(engine, library: PluginLibrary) -
     with pytest.raises(CapabilityError, match="was not built") as raised:
         check_fit(opened, runtime(), GPU, PluginLibrary(None, "x.so was not built", "make it"))
     assert raised.value.code == "engine.plugins_missing"
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "says"),
+    [
+        ({"strip_weights": True}, "engine.stripped", "trt ARTIFACT --refit ENGINE"),
+        ({"plugins_in_engine": True}, "engine.host_code", "without --plugins-in-engine"),
+        ({"version_compatible": True}, "engine.host_code", "without --version-compatible"),
+    ],
+)
+def test_a_session_runs_neither_half_an_engine_nor_its_libraries(
+    engine, options, code: str, says: str
+) -> None:
+    opened = Engine.load(engine(options=EngineOptions(**options)))
+    with pytest.raises(CapabilityError) as raised:
+        check_runnable(opened)
+    assert raised.value.code == code
+    assert says in raised.value.hint
+    if code == "engine.stripped":
+        check_no_host_code(opened)
 
 
 def test_weights_come_only_from_the_artifact_of_the_engine(engine, tmp_path: Path) -> None:

@@ -5,12 +5,11 @@ What it shows is the session's own work: profiles, buffers, parts, states. No en
 
 from __future__ import annotations
 
-import ctypes
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from mamba_export.engine.directory import (
     EngineManifest,
 )
 from mamba_export.engine.options import EngineOptions
-from mamba_export.engine.runtimes import EngineRuntime, TensorRT
+from mamba_export.engine.runtimes import EngineRuntime, TensorRT, load_runtime
 from mamba_export.errors import (
     ArtifactError,
     CapabilityError,
@@ -36,90 +35,43 @@ from mamba_export.errors import (
 )
 from mamba_export.graph.artifact import MANIFEST
 from mamba_export.graph.sealed_files import sha256
+from mamba_export.parity import check_parity
 from mamba_export.runtime.generate import GenerateOptions, generate
+from mamba_export.runtime.libraries import NativeOpsWarning
 from mamba_export.runtime.session import open_session
 from mamba_export.runtime.trt_session import TrtSession
 from tests.cli.conftest import invoke
 from tests.exported import Exports
 
 torch = pytest.importorskip("torch")
-ort = pytest.importorskip("onnxruntime")
+from tests.runtime.tensorrt_stand_in import ACTIVATIONS, HostDevice, StandIn  # noqa: E402
 
 GPU = CudaDevice("NVIDIA L4", "8.9", 13000)
 OPTIONS = EngineOptions(
     compute_capabilities=("8.9",), max_batch=3, max_seqlen=8, opt_seqlen=8, logits="all"
 )
-TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
-
-
-class Context:
-    """An execution context that refuses what lies outside its profile."""
-
-    def __init__(self, graph: Path) -> None:
-        self.graph = ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self.places: dict[str, int] = {}
-        self.runs = 0
-
-    def set_optimization_profile_async(self, index: int, stream: int) -> bool:
-        self.longest = (OPTIONS.max_seqlen, 1)[index]
-        return True
-
-    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        self.shapes[name] = shape
-        return shape[0] <= OPTIONS.max_batch and (name != "input_ids" or shape[1] <= self.longest)
-
-    def set_tensor_address(self, name: str, place: int) -> bool:
-        self.places[name] = place
-        return True
-
-    def execute_async_v3(self, stream: int) -> bool:
-        self.runs += 1
-        feed = {}
-        for value in self.graph.get_inputs():
-            dtype, shape = np.dtype(TYPES[value.type]), self.shapes[value.name]
-            size = dtype.itemsize * int(np.prod(shape))
-            data = ctypes.string_at(self.places[value.name], size)
-            feed[value.name] = np.frombuffer(data, dtype).reshape(shape)
-        names = [value.name for value in self.graph.get_outputs()]
-        assert not {self.places[n] for n in feed} & {self.places[n] for n in names}
-        for name, array in zip(names, self.graph.run(names, feed), strict=True):
-            ctypes.memmove(self.places[name], np.ascontiguousarray(array).ctypes.data, array.nbytes)
-        return True
-
-
-class StandIn:
-    """What a session calls of the Python package."""
-
-    def __init__(self, graph: Path) -> None:
-        self.contexts: list[Context] = []
-        self.read: list[bytes] = []
-        self.refuses = False
-        self.log = SimpleNamespace(problems=[], stopped=None)
-        make = lambda: self.contexts.append(Context(graph)) or self.contexts[-1]  # noqa: E731
-        self._plan = SimpleNamespace(create_execution_context=make)
-
-    def Runtime(self, log: object) -> Any:  # noqa: N802 - TensorRT's name
-        return SimpleNamespace(deserialize_cuda_engine=self._deserialize)
-
-    def _deserialize(self, data: bytes) -> Any:
-        self.read.append(data)
-        self.log.problems.append("it is no plan")
-        return None if self.refuses else self._plan
+Opened = tuple[TrtSession, StandIn]
 
 
 @pytest.fixture
-def opened(
+def engine(
     exports: Exports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., tuple[TrtSession, StandIn]]:
-    """Open a session on an engine that was never built."""
+) -> Callable[..., tuple[Path, StandIn]]:
+    """Write an engine that was never built, and have the stand-in take it for one."""
 
-    def make(
-        name: str = "mamba2", *, refuses: bool = False, runtime: str = "1.7.1", **changes: Any
-    ):
-        artifact = exports(name, padded=changes.pop("padded", False))
-        stand_in = StandIn(artifact / "model.onnx")
-        stand_in.refuses = refuses
+    def write(
+        name: str = "mamba2",
+        *,
+        kind: EngineRuntime = EngineRuntime.tensorrt_rtx,
+        runtime: str = "1.7.1",
+        padded: bool = False,
+        route: str = "function bodies",
+        **changes: Any,
+    ) -> tuple[Path, StandIn]:
+        artifact = exports(name, padded=padded)
+        options = replace(OPTIONS, **changes)
+        device = HostDevice()
+        stand_in = StandIn(artifact / "model.onnx", options, device, kind)
         path = tmp_path / "engine"
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir()
@@ -127,15 +79,15 @@ def opened(
         shutil.copy(artifact / MANIFEST, path / MODEL_MANIFEST)
         manifest = EngineManifest(
             tool_version="0",
-            runtime=EngineRuntime.tensorrt_rtx,
+            runtime=kind,
             runtime_version="1.7.1",
             compute_capabilities=("8.9",),
-            gpu=None,
+            gpu=GPU.name,
             driver=None,
-            route="function bodies",
+            route=route,
             plugins=None,
             artifact=sha256(path / MODEL_MANIFEST),
-            options=replace(OPTIONS, **changes),
+            options=options,
             files={
                 file.name: {"size": file.stat().st_size, "sha256": sha256(file)}
                 for file in path.iterdir()
@@ -143,20 +95,24 @@ def opened(
         )
         (path / ENGINE_MANIFEST).write_text(manifest.to_json())
         home = "mamba_export.runtime.trt_session"
-        loaded = TensorRT(EngineRuntime.tensorrt_rtx, stand_in, runtime, stand_in.log)
-        monkeypatch.setattr(f"{home}.load_runtime", lambda kind: loaded)
+        loaded = TensorRT(kind, stand_in, runtime, stand_in.log)
+        monkeypatch.setattr(f"{home}.load_runtime", lambda *_: loaded)
         monkeypatch.setattr(f"{home}.first_device", lambda: GPU)
-        stream = SimpleNamespace(cuda_stream=0)
-        monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
-        return TrtSession(Engine.load(path), device="cpu"), stand_in
+        monkeypatch.setattr(f"{home}.TrtDevice", lambda: device)
+        return path, stand_in
 
-    return make
+    return write
 
 
 @pytest.fixture
-def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let torch's memory be the host's, where nobody can say so."""
-    monkeypatch.setitem(TrtSession.__init__.__kwdefaults__, "device", "cpu")
+def opened(engine: Callable[..., tuple[Path, StandIn]]) -> Callable[..., Opened]:
+    """Open a session on such an engine."""
+
+    def make(name: str = "mamba2", **changes: Any) -> Opened:
+        path, stand_in = engine(name, **changes)
+        return TrtSession(Engine.load(path)), stand_in
+
+    return make
 
 
 def ids(batch: int, seqlen: int) -> np.ndarray:
@@ -180,7 +136,9 @@ def test_it_gives_what_onnx_runtime_gives(opened, exports: Exports, name: str) -
             np.testing.assert_allclose(logits, reference_logits, atol=2e-4)
         for key, array in two.arrays().items():
             np.testing.assert_allclose(one.arrays()[key], array, atol=2e-4)
-    assert [context.runs for context in stand_in.contexts] == [6, 6]
+    prefill, decode, *captured = stand_in.contexts
+    assert (prefill.runs, decode.runs) == (6, 0)
+    assert [context.runs for context in captured] == [3, 3]
     assert stand_in.read == [b"no plan"]
 
 
@@ -188,15 +146,24 @@ def test_what_is_deserialised_is_what_was_hashed(opened) -> None:
     session, stand_in = opened()
     session.engine.plan.write_bytes(b"another")
     read = list(stand_in.read)
-    with pytest.raises(EngineError, match="changed after the engine was loaded") as raised:
-        TrtSession(session.engine, device="cpu")
-    assert raised.value.code == "engine.changed"
+    with pytest.raises(ArtifactError, match="differs from its manifest") as raised:
+        TrtSession(session.engine)
+    assert raised.value.code == "engine.hash"
     assert stand_in.read == read
+
+
+def test_a_plan_is_hashed_once(engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, _ = engine()
+    hashed: list[str] = []
+    seal = "mamba_export.graph.sealed_files.sha256"
+    monkeypatch.setattr(seal, lambda file: hashed.append(file.name) or sha256(file))
+    open_session(path)
+    assert sorted(hashed) == [MODEL_MANIFEST]
 
 
 def test_a_state_of_another_engine_is_copied(opened) -> None:
     one, _ = opened()
-    state = one.prefill(ids(1, 4)).state
+    state = one.step(np.array([2]), one.prefill(ids(1, 4)).state, in_place=True).state
     before = state.arrays()
     other, _ = opened()
     expected = one.step(np.array([3]), state).logits
@@ -207,20 +174,124 @@ def test_a_state_of_another_engine_is_copied(opened) -> None:
         np.testing.assert_array_equal(array, before[name])
 
 
-def test_steps_in_place_use_two_sets_of_buffers(opened) -> None:
-    session, _ = opened()
+def test_steps_in_place_are_captured_once_each_way(opened) -> None:
+    session, stand_in = opened()
     state = session.prefill(ids(1, 4)).state
     places = set()
     for token in range(8):
         state = session.step(np.array([token]), state, in_place=True).state
         places.add(state.values[0].data_ptr())
     assert len(places) == 2
+    assert (stand_in.device.captures, stand_in.device.replays) == (2, 6)
+
+
+def test_a_dropped_state_leaves_its_step_to_the_next(opened) -> None:
+    session, stand_in = opened()
+    prompt = ids(1, 4)
+    once = [_continued(session, prompt) for _ in range(3)]
+    assert once[0] == once[1] == once[2]
+    assert stand_in.device.captures == 2
+    assert len(stand_in.contexts) == 4
+    # Two states that live at the same time have a step each, as have batches of another size.
+    one, other = (session.prefill(prompt).state for _ in range(2))
+    logits = [session.step(np.array([3]), each, in_place=True).logits for each in (one, other)]
+    np.testing.assert_array_equal(*logits)
+    assert len(stand_in.contexts) == 6
+    pair = session.prefill(np.repeat(prompt, 2, axis=0)).state
+    both = session.step(np.array([3, 3]), pair, in_place=True)
+    np.testing.assert_allclose(both.logits, np.repeat(logits[0], 2, axis=0), atol=1e-4)
+    assert len(stand_in.contexts) == 8
+
+
+def _continued(session: TrtSession, prompt: np.ndarray) -> list[int]:
+    logits, state = session.prefill(prompt, logits="last")
+    tokens = [int(logits[0, 0].argmax())]
+    for _ in range(5):
+        logits, state = session.step(np.array(tokens[-1:]), state, in_place=True)
+        tokens.append(int(logits[0].argmax()))
+    return tokens
+
+
+def test_a_step_that_cannot_be_captured_runs_all_the_same(opened) -> None:
+    session, stand_in = opened()
+    expected = _continued(session, ids(1, 4))
+    session, stand_in = opened()
+    stand_in.device.refuses_captures = True
+    with pytest.warns(NativeOpsWarning, match=r"RTX 1\.7\.1 .*: a loop cannot be") as told:
+        assert _continued(session, ids(1, 4)) == expected
+        # Neither another way nor another batch is tried again.
+        state = session.prefill(ids(2, 4)).state
+        session.step(np.array([1, 2]), state, in_place=True)
+    assert len(told) == 1
+    assert "without a CUDA graph" in str(told[0].message)
+    assert stand_in.device.replays == 0
+    assert stand_in.device.tried == 1
+    # What was said of the capture is no reason of another failure.
+    stand_in.fails["prefill"] = "bad"
+    with pytest.raises(SessionError) as raised:
+        session.prefill(ids(1, 4))
+    assert raised.value.found == "bad"
+
+
+@pytest.mark.parametrize("kind", EngineRuntime)
+def test_contexts_share_the_memory_of_the_larger_profile(opened, kind: EngineRuntime) -> None:
+    session, stand_in = opened(kind=kind)
+    _continued(session, ids(1, 4))
+    assert len(stand_in.contexts) == 4
+    assert {context.memory for context in stand_in.contexts} == {
+        (session._loaded._activations.data_ptr(), max(ACTIVATIONS.values()))
+    }
+    assert [context.profile for context in stand_in.contexts] == ["prefill", *["decode"] * 3]
+    if kind is EngineRuntime.tensorrt_rtx:
+        kernels = [c.dynamic_shapes_kernel_specialization_strategy for c in stand_in.configs]
+        assert [each.name for each in kernels] == ["LAZY", *["EAGER"] * 3]
+        assert len({config.cache for config in stand_in.configs}) == 1
+
+
+def test_weights_are_streamed_within_the_budget_that_the_runtime_names(opened) -> None:
+    session, stand_in = opened(weight_streaming=True)
+    assert stand_in.budget == 400
+    session.prefill(ids(1, 4))
+    session, stand_in = opened()
+    assert stand_in.budget == 1000
+
+
+def test_only_wanted_logits_leave_the_device(opened, monkeypatch) -> None:
+    session, stand_in = opened()
+    fetched: list[tuple[int, ...]] = []
+    array = stand_in.device.array
+    monkeypatch.setattr(
+        stand_in.device,
+        "array",
+        lambda value, dtype: fetched.append(value.shape) or array(value, dtype),
+    )
+    session.prefill(ids(2, 6), logits="last")
+    session.prefill(ids(2, 6))
+    assert [shape[:2] for shape in fetched] == [(2, 1), (2, 6)]
+
+
+def test_closing_releases_the_contexts_and_leaves_states_readable(opened) -> None:
+    session, stand_in = opened()
+    stepped = session.step(np.array([3]), session.prefill(ids(1, 4)).state, in_place=True).state
+    before = stepped.arrays()
+    assert len(stand_in.device.graphs) == 1
+    session.close()
+    assert not stand_in.contexts
+    assert not stand_in.device.graphs
+    for name, array in stepped.arrays().items():
+        np.testing.assert_array_equal(array, before[name])
+    with pytest.raises(SessionError, match="the session is closed") as raised:
+        session.step(np.array([3]), stepped, in_place=True)
+    assert raised.value.code == "session.closed"
+    # Another one goes on from it.
+    again, _ = opened()
+    assert np.isfinite(again.step(np.array([3]), stepped, in_place=True).logits).all()
 
 
 def test_a_state_is_a_value(opened) -> None:
     session, _ = opened()
     start = session.prefill(ids(1, 4)).state
-    # In place until a state has a spare, then twice from that one state.
+    # Once in place, so that it lies in buffers of a step; then twice from that one state.
     start = session.step(np.array([1]), start, in_place=True).state
     before = start.arrays()
     one = session.step(np.array([2]), start)
@@ -268,6 +339,7 @@ def test_a_state_moves_from_another_runtime(opened, exports: Exports) -> None:
     ("changes", "act", "error", "code"),
     [
         ({}, lambda s: s.prefill(ids(4, 2)), UsageError, "session.batch"),
+        ({}, lambda s: s.prefill(ids(0, 2)), UsageError, "session.batch"),
         ({}, lambda s: s.prefill(ids(1, 2) + 10**6), ArtifactError, "session.token_id"),
         (
             {},
@@ -281,6 +353,7 @@ def test_a_state_moves_from_another_runtime(opened, exports: Exports) -> None:
             ArtifactError,
             "session.state",
         ),
+        ({}, lambda s: (s.close(), s.initial_state(1)), SessionError, "session.closed"),
         ({"logits": "last"}, lambda s: s.prefill(ids(1, 2)), CapabilityError, "session.logits"),
         ({}, lambda s: (s.close(), s.prefill(ids(1, 2))), SessionError, "session.closed"),
     ],
@@ -294,27 +367,121 @@ def test_what_a_session_refuses(opened, changes, act, error, code: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "error", "code"),
+    ("changes", "error", "code", "says"),
     [
-        ({"runtime": "1.8.0"}, EngineError, "engine.version"),
-        ({"strip_weights": True}, CapabilityError, "session.engine"),
-        ({"plugins_in_engine": True}, CapabilityError, "session.engine"),
-        ({"refuses": True}, SessionError, "session.load"),
+        ({"runtime": "1.8.0"}, EngineError, "engine.version", "tensorrt_rtx==1.7.1"),
+        ({"strip_weights": True}, CapabilityError, "engine.stripped", "--refit"),
+        (
+            {"plugins_in_engine": True},
+            CapabilityError,
+            "engine.host_code",
+            "without --plugins-in-engine",
+        ),
+        (
+            {"version_compatible": True},
+            CapabilityError,
+            "engine.host_code",
+            "without --version-compatible",
+        ),
     ],
 )
-def test_an_engine_that_cannot_run_here(opened, changes, error, code: str) -> None:
+def test_an_engine_that_cannot_run_here(engine, changes, error, code: str, says: str) -> None:
+    path, stand_in = engine(**changes)
     with pytest.raises(MambaExportError) as raised:
-        opened(**changes)
+        open_session(path)
     assert isinstance(raised.value, error)
     assert raised.value.code == code
+    assert says in raised.value.hint
+    assert not stand_in.read
 
 
-def test_a_runtime_that_fails_is_quoted(opened) -> None:
+FULL = "Error Code 2: OutOfMemory (Requested size was 8192 bytes.)"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code", "says", "found"),
+    [
+        ({"refuses": "it is no plan"}, "session.load", "cannot load the engine", "it is no plan"),
+        ({"refuses": FULL}, "session.memory", "does not suffice", FULL),
+        ({"budget_taken": False}, "session.load", "cannot stream", "the budget is no budget"),
+    ],
+)
+def test_an_engine_that_the_runtime_does_not_load(engine, spoil, code, says, found) -> None:
+    path, stand_in = engine(weight_streaming=True)
+    for name, value in spoil.items():
+        setattr(stand_in, name, value)
+    with pytest.raises(SessionError, match=says) as raised:
+        open_session(path)
+    assert raised.value.code == code
+    assert raised.value.found == found
+
+
+@pytest.mark.parametrize("profile", ["prefill", "decode"])
+@pytest.mark.parametrize(
+    ("problem", "code", "says"),
+    [
+        ("bad", "session.run", r"TensorRT-RTX 1\.7\.1 failed"),
+        (FULL, "session.memory", "the memory of cuda:0 does not suffice"),
+    ],
+)
+def test_a_runtime_that_fails_is_quoted(opened, profile: str, problem: str, code, says) -> None:
     session, stand_in = opened()
-    stand_in.contexts[0].execute_async_v3 = lambda stream: bool(stand_in.log.problems.append("bad"))
-    with pytest.raises(SessionError, match=r"TensorRT-RTX 1\.7\.1 failed") as raised:
+    state = session.initial_state(1)
+    before = state.arrays()
+    stand_in.fails[profile] = problem
+    with pytest.raises(SessionError, match=says) as raised:
+        if profile == "prefill":
+            session.prefill(ids(1, 2), state)
+        else:
+            session.step(np.array([1]), state, in_place=True)
+    assert raised.value.code == code
+    assert raised.value.found == problem
+    for name, array in state.arrays().items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), "session.memory", "--max-seqlen"),
+        (RuntimeError("CUDA error: an illegal access"), "session.run", "mamba-export env"),
+    ],
+)
+def test_what_torch_raises_is_an_error_of_the_session(opened, error, code: str, says: str) -> None:
+    session, stand_in = opened()
+
+    def fail(*_: object) -> None:
+        raise error
+
+    stand_in.device.empty = fail
+    with pytest.raises(SessionError) as raised:
         session.prefill(ids(1, 2))
-    assert raised.value.found == "bad"
+    assert raised.value.code == code
+    assert says in raised.value.hint
+    assert str(error).startswith(raised.value.found)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("device", "cuda"), ("threads", 2), ("native", False)]
+)
+def test_an_engine_takes_no_options_of_a_runtime(engine, option: str, value: object) -> None:
+    path, stand_in = engine()
+    with pytest.raises(UsageError, match=f"an engine takes no {option}") as raised:
+        open_session(path, **{option: value})
+    assert raised.value.code == f"usage.engine_{option}"
+    assert not stand_in.read
+
+
+@pytest.mark.parametrize("kind", EngineRuntime)
+def test_without_its_runtime_an_engine_says_which_to_install(
+    engine, monkeypatch: pytest.MonkeyPatch, kind: EngineRuntime
+) -> None:
+    path, _ = engine(kind=kind)
+    monkeypatch.setattr("mamba_export.runtime.trt_session.load_runtime", load_runtime)
+    monkeypatch.setitem(sys.modules, kind.value, None)
+    with pytest.raises(CapabilityError, match=f"{kind.title} is not installed") as raised:
+        open_session(path)
+    assert raised.value.hint == f"pip install '{kind.value}==1.7.1'"
 
 
 def test_open_session_takes_an_engine_and_says_that_it_needs_a_gpu(
@@ -327,18 +494,38 @@ def test_open_session_takes_an_engine_and_says_that_it_needs_a_gpu(
     assert raised.value.code == "engine.no_device"
 
 
-def test_parity_takes_an_engine(opened, exports: Exports, on_the_cpu: None) -> None:
-    from mamba_export.parity import check_parity
-
-    session, _ = opened("mamba2", max_seqlen=8)
-    report = check_parity(session.engine.path, exports.checkpoint("mamba2"), tokens=20, steps=3)
+@pytest.mark.parametrize("changes", [{}, {"max_batch": 1}, {"max_batch": 1, "padded": True}])
+def test_parity_takes_an_engine(engine, exports: Exports, changes: dict[str, Any]) -> None:
+    path, _ = engine("mamba2", **changes)
+    report = check_parity(path, exports.checkpoint("mamba2"), tokens=20, steps=3)
     assert report.passed
     assert report.artifact == "engine"
+    assert report.batch == min(2, changes.get("max_batch", 2))
 
 
-def test_run_takes_an_engine(opened, exports: Exports, on_the_cpu: None) -> None:
-    session, _ = opened("mamba2")
-    command = ["run", session.engine.path, "--tokens", "5,6,7", "--max-new-tokens", 4]
+def test_bench_takes_an_engine(engine, exports: Exports) -> None:
+    path, stand_in = engine("mamba2", route="function bodies")
+    sizes = ["--prefill", 5, "--prefill", 20, "--decode", 9, "--batch", 2, "--seconds", 1]
+    found = invoke("bench", path, *sizes, "--format", "json")
+    assert found.code == 0, found.stdout
+    assert [each["seqlen"] for each in found.json["prefill"]] == [5, 20]
+    assert len(found.json["decode"]["seconds"]) == 9
+    assert stand_in.device.replays > 9
+    expected = invoke("bench", exports("mamba2"), *sizes, "--format", "json").json
+    assert found.json.keys() == expected.keys()
+    assert found.json["traffic"]["state_bytes"] == expected["traffic"]["state_bytes"]
+    weights = (exports("mamba2") / "model.onnx.data").stat().st_size
+    assert found.json["traffic"]["weight_bytes"] == weights
+    assert found.json["traffic"]["read_bandwidth"] is None
+    assert (found.json["device"], found.json["kernels"]) == ("cuda:0", None)
+    refused = invoke("bench", path, "--batch", 4)
+    assert refused.code == 2
+    assert "--max-batch" in refused.stderr
+
+
+def test_run_takes_an_engine(engine, exports: Exports) -> None:
+    path, _ = engine("mamba2")
+    command = ["run", path, "--tokens", "5,6,7", "--max-new-tokens", 4]
     found = invoke(*command, "--format", "json")
     assert found.code == 0, found.stdout
     expected = invoke("run", exports("mamba2"), *command[2:], "--no-native", "--format", "json")
