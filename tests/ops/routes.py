@@ -147,11 +147,11 @@ def graph(
 
 def session(model: ir.Model, *, check: bool = True) -> ort.InferenceSession:
     """Return an ONNX Runtime session on one thread, after the full check of the model."""
-    import onnxruntime as ort  # tests of kernels alone need none
-
     proto = ir.to_proto(model)
     if check:
         onnx.checker.check_model(proto, full_check=True)
+    import onnxruntime as ort  # not every route needs it
+
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3

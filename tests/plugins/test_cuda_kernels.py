@@ -1,4 +1,4 @@
-"""The CUDA kernels, on a device and on an emulated one: every row, graphs, sanitizers, peers."""
+"""The CUDA kernels, on a device and on an emulated one: rows, random calls, sanitizers, peers."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from mamba_export.ops import OPS
 from mamba_export.parity import oracle
 from tests.ops.cases import CASES, ROWS, OpCase
 from tests.ops.routes import Array, agree, arrays, to_array, to_tensor, verify
-from tests.plugins.cuda_routes import ROUTES
 from tests.plugins.programs import run
 
 CASES_ON_DEVICE = 1_000
-CASES_WATCHED = 64
 SEED = 20240531
+# They launch every kernel on an H200.
+WATCHED = {"all": ("--cases", 64), "chunks": ("--op", "SSDChunkScan", "--cases", 24)}
 # Ours may be this much further from float64 than the peer is.
 WORSE = 1.05
 
@@ -55,8 +55,11 @@ def test_fuzzed_inputs(op: str, device_programs: dict[str, Path]) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("watched", WATCHED)
 @pytest.mark.parametrize("tool", ["memcheck", "racecheck", "initcheck"])
-def test_the_sanitizer_finds_nothing(tool: str, device_programs: dict[str, Path]) -> None:
+def test_the_sanitizer_finds_nothing(
+    tool: str, watched: str, device_programs: dict[str, Path]
+) -> None:
     """In the device's own memory, which is all that it watches, and new for every call."""
     sanitizer = shutil.which("compute-sanitizer")
     if sanitizer is None:
@@ -64,7 +67,7 @@ def test_the_sanitizer_finds_nothing(tool: str, device_programs: dict[str, Path]
     code, output = run(
         Path(sanitizer),
         *("--tool", tool, "--error-exitcode", 9, str(device_programs["cuda_fuzz"])),
-        *("--isa", "cuda_copies", "--cases", CASES_WATCHED, "--seed", SEED),
+        *("--isa", "cuda_copies", "--seed", SEED, *WATCHED[watched]),
     )
     assert code == 0, output
     assert "ERROR SUMMARY: 0 errors" in output or "0 hazards displayed" in output, output
@@ -79,41 +82,6 @@ def test_rows(case: OpCase, kernels: CudaKernels) -> None:
     verify(case.op, case.attributes, inputs, outputs, allow_nonfinite=large)
     twin = kernels.run_on_cpu(case.op, [to_tensor(a) for a in inputs], case.attributes)
     agree(case.op, inputs, outputs, results(twin), allow_nonfinite=large)
-
-
-CAPTURED = [
-    *(ROWS[f"{op.torch_name}-base"] for op in OPS),
-    *(
-        [*route.cases()][-1]  # in the narrowest type
-        for route in ROUTES
-        if route.case.op.torch_name in ("selective_scan", "ssd_chunk_scan")
-    ),
-]
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("case", CAPTURED, ids=lambda case: case.name)
-def test_a_captured_launch_reads_what_is_there_at_its_replay(
-    case: OpCase, device_kernels: CudaKernels
-) -> None:
-    drawn = [arrays(case, seed=seed) for seed in (0, 1)]
-    operands = [to_tensor(array).cuda() for array in drawn[0]]
-    call = device_kernels.prepare(case.op, operands, case.attributes)
-    call()  # a kernel that is launched for the first time is loaded, which no capture allows
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
-    before = b""
-    for turn in range(16):
-        for tensor, array in zip(operands, drawn[turn % 2], strict=True):
-            tensor.copy_(to_tensor(array))
-        call.workspace.fill_(0xFF)
-        graph.replay()
-        replayed = b"".join(array.tobytes() for array in results(call.outputs))
-        assert replayed != before
-        assert replayed == b"".join(array.tobytes() for array in results(call()))
-        before = replayed
 
 
 # -- mamba_ssm's and causal_conv1d's kernels ----------------------------------------------------
@@ -141,7 +109,10 @@ def without_start(case: OpCase) -> OpCase:
 
 # Without what no peer knows: see `PEERS`.
 PEER_ROWS = [
-    without_start(case)
+    # Triton compiles its chunk scan anew for every size, in many forms.
+    pytest.param(
+        without_start(case), marks=[pytest.mark.slow] * (case.op.torch_name == "ssd_chunk_scan")
+    )
     for case in CASES
     if case.op.torch_name in PEERS
     and case.seqlens is None

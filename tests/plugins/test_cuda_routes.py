@@ -14,7 +14,7 @@ from benchmarks.cuda.kernel_library import CudaKernels
 from mamba_export.dtypes import DType
 from mamba_export.ops import OPS
 from mamba_export.parity import oracle
-from tests.ops.cases import OpCase
+from tests.ops.cases import ROWS, OpCase
 from tests.ops.routes import arrays, tolerance
 from tests.plugins.cuda_routes import ROUTES, Route, products
 from tests.plugins.emulated_device import EmulatedKernels, emulated
@@ -25,6 +25,11 @@ def run(kernels: CudaKernels, case: OpCase, operands: Sequence[Tensor]) -> list[
     call = kernels.prepare(case.op, operands, case.attributes)
     call.workspace.fill_(0xFF)
     return [tensor.cpu() for tensor in call()]
+
+
+def bits(tensors: Sequence[Tensor]) -> list[bytes]:
+    """Return the tensors' memory."""
+    return [tensor.cpu().view(torch.uint8).numpy().tobytes() for tensor in tensors]
 
 
 def check(kernels: CudaKernels, case: OpCase, outputs: Sequence[Tensor]) -> None:
@@ -104,6 +109,41 @@ def test_operands_may_lie_anywhere(name: str, kernels: CudaKernels) -> None:
         moved = operands[place]
         operands[place] = moved.new_empty(moved.numel() + 1)[1:].view(moved.shape).copy_(moved)
         check(kernels, case, run(kernels, case, operands))
+
+
+CAPTURED = [
+    *(ROWS[f"{op.torch_name}-base"] for op in OPS),
+    *(
+        [*route.cases()][-1]  # in the narrowest type
+        for route in ROUTES
+        if route.case.op.torch_name in ("selective_scan", "ssd_chunk_scan")
+    ),
+]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("case", CAPTURED, ids=lambda case: case.name)
+def test_a_captured_launch_reads_what_is_there_at_its_replay(
+    case: OpCase, device_kernels: CudaKernels
+) -> None:
+    drawn = [case.inputs(seed) for seed in (0, 1)]
+    operands = [tensor.cuda() for tensor in drawn[0]]
+    call = device_kernels.prepare(case.op, operands, case.attributes)
+    call()  # a kernel that is launched for the first time is loaded, which no capture allows
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    before = None
+    for turn in range(16):
+        for to, tensor in zip(operands, drawn[turn % 2], strict=True):
+            to.copy_(tensor)
+        call.workspace.fill_(0xFF)
+        graph.replay()
+        replayed = bits(call.outputs)
+        assert replayed != before
+        assert replayed == bits(call())
+        before = replayed
 
 
 def test_every_op_has_routes() -> None:
