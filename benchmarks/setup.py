@@ -17,7 +17,7 @@ class Setup:
         peer: the only peer to run, "none" for no peer; None for every one that is found.
         llama_bench: llama.cpp's program, if it is not to be searched for.
         kernel_bench: the program built from `plugins/tests/kernel_bench.cpp`.
-        kernel_library: the CUDA kernels built from `plugins/tests/cuda/kernel_library.cpp`.
+        kernel_library: the CUDA kernels built from `plugins/tests/kernel_library.cpp`.
         budget: seconds for the whole run.
         deadline: when they are over, by `time.monotonic`.
     """

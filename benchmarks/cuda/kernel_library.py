@@ -1,6 +1,7 @@
 """The CUDA kernels on torch's tensors, without a runtime: for tests and benchmarks.
 
-See plugins/tests/cuda/kernel_library.cpp.
+See plugins/tests/kernel_library.cpp. Tests also have it with the kernels of an emulated device,
+whose memory is the CPU's.
 """
 
 from __future__ import annotations
@@ -41,9 +42,11 @@ class CudaKernels:
 
     Args:
         library: libmamba_kernel_library.so.
+        device: where its operands lie: torch's name of it.
     """
 
-    def __init__(self, library: Path) -> None:
+    def __init__(self, library: Path, device: str = "cuda") -> None:
+        self.device = device
         self._library = ctypes.CDLL(str(library))
         self._library.mamba_workspace.restype = ctypes.c_size_t
 
@@ -55,7 +58,39 @@ class CudaKernels:
             inputs: on the device, contiguous, in the contract's order.
             attributes: by name.
         """
-        return Launch(self._library, op, inputs, attributes)
+        return Launch(self._library, self.device, op, inputs, attributes)
+
+    def run_on_cpu(
+        self, op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any]
+    ) -> list[Tensor]:
+        """Return what the CPU's kernel makes of tensors there."""
+        operands = Operands("cpu", op, inputs)
+        code = self._library.mamba_run_on_cpu(
+            ctypes.byref(call_of(op, inputs, attributes)), operands.pointers
+        )
+        if code != 0:
+            raise RuntimeError("the library does not know this call")
+        return operands.outputs
+
+
+class Operands:
+    """Inputs and new outputs of one call.
+
+    Attributes:
+        outputs: in the contract's order.
+        pointers: to the inputs, then the outputs.
+    """
+
+    def __init__(self, device: str, op: Op, inputs: Sequence[Tensor]) -> None:
+        by_name = {spec.name: t for spec, t in zip(op.inputs, inputs, strict=True)}
+        self.outputs = [torch.empty_like(by_name[source]) for source in op.output_sources]
+        self._tensors = [*inputs, *self.outputs]
+        for tensor in self._tensors:
+            assert tensor.device.type == device
+            assert tensor.is_contiguous()
+        self.pointers = (ctypes.c_void_p * len(self._tensors))(
+            *(tensor.data_ptr() for tensor in self._tensors)
+        )
 
 
 class Launch:
@@ -63,32 +98,32 @@ class Launch:
 
     Attributes:
         outputs: in the contract's order.
+        workspace: bytes, whose content does not matter.
     """
 
     def __init__(
-        self, library: Any, op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any]
+        self,
+        library: Any,
+        device: str,
+        op: Op,
+        inputs: Sequence[Tensor],
+        attributes: Mapping[str, Any],
     ) -> None:
         self._library = library
-        by_name = {spec.name: t for spec, t in zip(op.inputs, inputs, strict=True)}
-        self.outputs = [torch.empty_like(by_name[source]) for source in op.output_sources]
-        self._tensors = [*inputs, *self.outputs]
-        for tensor in self._tensors:
-            assert tensor.is_cuda
-            assert tensor.is_contiguous()
-        self._operands = (ctypes.c_void_p * len(self._tensors))(
-            *(tensor.data_ptr() for tensor in self._tensors)
-        )
+        self._operands = Operands(device, op, inputs)
+        self.outputs = self._operands.outputs
         self._call = call_of(op, inputs, attributes)
-        size = library.mamba_workspace(ctypes.byref(self._call), self._operands)
-        self._workspace = torch.empty(size, dtype=torch.uint8, device=self._tensors[0].device)
+        size = library.mamba_workspace(ctypes.byref(self._call), self._operands.pointers)
+        self.workspace = torch.empty(size, dtype=torch.uint8, device=device)
 
     def __call__(self) -> list[Tensor]:
         """Launch on torch's current stream, and return the outputs."""
+        stream = torch.cuda.current_stream().cuda_stream if self.workspace.is_cuda else None
         code = self._library.mamba_launch(
             ctypes.byref(self._call),
-            self._operands,
-            ctypes.c_void_p(self._workspace.data_ptr()),
-            ctypes.c_void_p(torch.cuda.current_stream().cuda_stream),
+            self._operands.pointers,
+            ctypes.c_void_p(self.workspace.data_ptr()),
+            ctypes.c_void_p(stream),
         )
         if code != 0:
             raise RuntimeError(f"the launch failed with CUDA error {code}")

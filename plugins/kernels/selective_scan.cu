@@ -127,8 +127,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks) walk(Scan scan) {
   const float skip = p.D[d];
 
   // The tile's B and C; this thread brings kShare states from n on of token `row`.
-  __shared__ float tile_B[kTile];
-  __shared__ float tile_C[kFirst ? 1 : kTile];
+  alignas(kVectorBytes) __shared__ float tile_B[kTile];
+  alignas(kVectorBytes) __shared__ float tile_C[kFirst ? 1 : kTile];
   const int states = kStates * slice.lanes;  // of a row of the tile
   const int tokens = kTile / states;
   const int row = static_cast<int>(threadIdx.x) * kShare / states;

@@ -39,7 +39,7 @@ __host__ __device__ __forceinline__ std::uint32_t operand_row_bytes(const SSDChu
 
 // What decays a chunk's tokens, and by how much. The sums of exponents of 2 are kept in two
 // numbers: their differences have no error but their own rounding.
-struct Times {
+struct alignas(kVectorBytes) Times {
   float dt[kChunk];
   float high[kChunk], low[kChunk];  // of the sum from the chunk's start
   float from_start[kChunk];         // e[i,start]

@@ -13,4 +13,9 @@ std::vector<const Kernels*> kernel_sets() {
 
 void share_memory(void*, std::size_t) {}
 
+void with_operands(const Kernels&, const Case&, const Pointers& operands,
+                   const std::function<void(const Pointers&)>& call) {
+  call(operands);
+}
+
 }  // namespace mamba_export::testing

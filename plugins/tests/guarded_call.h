@@ -61,7 +61,9 @@ class GuardedCall {
 
   Outputs run(const Kernels& kernels, const Case& c, const Call& call) {
     return run(c, call, [&](const std::vector<void*>& at) {
-      run_kernel(kernels, c.params(at), call.parallel_for);
+      with_operands(kernels, c, at, [&](const Pointers& there) {
+        run_kernel(kernels, c.params(there), call.parallel_for);
+      });
     });
   }
 

@@ -7,14 +7,13 @@ session serves every shape; contrib ops alone need some sizes as attributes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 import torch
 from torch import Tensor
 
@@ -24,12 +23,16 @@ from mamba_export.parity import oracle
 from mamba_export.parity.metrics import assert_close
 from mamba_export.parity.tolerances import (
     EXACT,
+    STATES_16BIT_PRODUCTS,
     Tolerance,
     op_tolerance,
     residual_tolerance,
     state_tolerance,
 )
 from tests.ops.cases import OpCase, lettered
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
 
 Array = npt.NDArray[Any]
 Route = Callable[[Sequence[Array]], list[Array]]
@@ -147,6 +150,8 @@ def session(model: ir.Model, *, check: bool = True) -> ort.InferenceSession:
     proto = ir.to_proto(model)
     if check:
         onnx.checker.check_model(proto, full_check=True)
+    import onnxruntime as ort  # not every route needs it
+
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
@@ -251,9 +256,17 @@ def agree(
             )
 
 
-def tolerance(op: Op, output: str, dtype: DType) -> Tolerance:
-    """Return the ceiling of an output that is of ``dtype``."""
+def tolerance(op: Op, output: str, dtype: DType, products: DType | None = None) -> Tolerance:
+    """Return the ceiling of an output that is of ``dtype``.
+
+    Args:
+        op: the op. output: its name.
+        dtype: of the output.
+        products: the 16-bit type that operands are rounded to for matrix products, if any.
+    """
     element = next(spec.element for spec in op.outputs if spec.name == output)
     if output == "y":
         return op_tolerance(op.torch_name, dtype)
-    return residual_tolerance(dtype) if element == "residual" else state_tolerance(op.torch_name)
+    if element == "residual":
+        return residual_tolerance(dtype)
+    return state_tolerance(op.torch_name) if products is None else STATES_16BIT_PRODUCTS[products]

@@ -88,14 +88,13 @@ struct cudaLaunchConfig_t {
 template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
-  mamba_export::simt::run_grid(config->gridDim, config->blockDim, config->dynamicSmemBytes,
+  mamba_export::simt::run_grid(reinterpret_cast<const void*>(kernel), config->gridDim,
+                               config->blockDim, config->dynamicSmemBytes,
                                [&] { kernel(arguments...); });
   return cudaSuccess;
 }
 
 template <class Kernel>
 cudaError_t cudaFuncSetAttribute(Kernel, cudaFuncAttribute, int bytes) {
-  return static_cast<std::size_t>(bytes) <= mamba_export::simt::kSharedBytes
-             ? cudaSuccess
-             : cudaErrorInvalidValue;
+  return bytes <= mamba_export::simt::device().shared_bytes ? cudaSuccess : cudaErrorInvalidValue;
 }

@@ -3,6 +3,8 @@
 
 #include <cstddef>
 
+#include "simt.h"
+
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorNotSupported = 801 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 enum cudaDeviceAttr {
@@ -33,12 +35,11 @@ inline cudaError_t cudaGetDevice(int* device) {
   return cudaSuccess;
 }
 
-// A device with few multiprocessors, so that small shapes reach the routes of large ones, and with
-// the shared memory of an A100, which is too little for some.
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  *value = attribute == cudaDevAttrMultiProcessorCount            ? 4
-           : attribute == cudaDevAttrComputeCapabilityMajor       ? 9
-           : attribute == cudaDevAttrMaxSharedMemoryPerBlockOptin ? 163 * 1024
+  const mamba_export::simt::Device& device = mamba_export::simt::device();
+  *value = attribute == cudaDevAttrMultiProcessorCount            ? device.processors
+           : attribute == cudaDevAttrComputeCapabilityMajor       ? device.capability
+           : attribute == cudaDevAttrMaxSharedMemoryPerBlockOptin ? device.shared_bytes
                                                                   : 0;
   return cudaSuccess;
 }

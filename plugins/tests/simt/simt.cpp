@@ -70,7 +70,8 @@ class Machine {
   }
 
   std::vector<unsigned char> shared = std::vector<unsigned char>(kSharedBytes);
-  bool reversed = false;
+  Device device;
+  std::vector<Launched>* log = nullptr;
 
  private:
   // Lets every thread that can run do so until it waits; returns whether one is left.
@@ -78,7 +79,7 @@ class Machine {
     // Volatile: these live across longjmp.
     volatile bool alive = false;
     for (volatile unsigned i = 0; i < count_; i = i + 1) {
-      running_ = reversed ? count_ - 1 - i : i;
+      running_ = device.reversed ? count_ - 1 - i : i;
       Fibre& fibre = fibres_[running_];
       if (fibre.state == State::kReady && _setjmp(scheduler_) == 0) resume(fibre);
       alive = alive || fibres_[running_].state != State::kDone;
@@ -107,8 +108,8 @@ class Machine {
     bool opened = false;
     unsigned at_block = 0, done = 0;
     const unsigned warps = (count_ + kWarp - 1) / kWarp;
-    for (unsigned i = 0; i < warps && !(opened && reversed); ++i) {
-      const unsigned first = (reversed ? warps - 1 - i : i) * kWarp;
+    for (unsigned i = 0; i < warps && !(opened && device.reversed); ++i) {
+      const unsigned first = (device.reversed ? warps - 1 - i : i) * kWarp;
       const unsigned end = first + kWarp < count_ ? first + kWarp : count_;
       unsigned at_warp = 0;
       for (unsigned thread = first; thread < end; ++thread) {
@@ -173,7 +174,8 @@ const void* exchange(const void* value, std::size_t bytes) {
   return values;
 }
 
-void run_grid(Dim grid, Dim block, std::size_t shared_bytes, const std::function<void()>& thread) {
+void run_grid(const void* kernel, Dim grid, Dim block, std::size_t shared_bytes,
+              const std::function<void()>& thread) {
   static std::mutex only_one;  // threads may launch, but there is one device
   const std::lock_guard<std::mutex> lock(only_one);
   Machine& self = machine();
@@ -183,14 +185,17 @@ void run_grid(Dim grid, Dim block, std::size_t shared_bytes, const std::function
     std::abort();
   }
   const unsigned blocks = grid.x * grid.y * grid.z;
+  if (self.log != nullptr) self.log->push_back({kernel, blocks, threads, shared_bytes});
   for (unsigned i = 0; i < blocks; ++i) {
-    const unsigned index = self.reversed ? blocks - 1 - i : i;
+    const unsigned index = self.device.reversed ? blocks - 1 - i : i;
     std::memset(self.shared.data(), 0xff, shared_bytes);
     self.run_block({index % grid.x, index / grid.x % grid.y, index / grid.x / grid.y}, block,
                    thread);
   }
 }
 
-void set_reversed(bool reversed) { machine().reversed = reversed; }
+Device& device() { return machine().device; }
+
+void log_launches(std::vector<Launched>* log) { machine().log = log; }
 
 }  // namespace mamba_export::simt

@@ -13,6 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <vector>
 
 namespace mamba_export::simt {
 
@@ -30,6 +31,28 @@ Place& here();
 constexpr unsigned kWarp = 32;
 constexpr std::size_t kSharedBytes = 227 * 1024;  // what a block of an H200 may have
 
+// What the device says of itself, and the order in which it runs what is independent.
+struct Device {
+  int processors = 4;  // few, so that small shapes reach the routes of large ones
+  int capability = 9;
+  int shared_bytes = 163 * 1024;  // of a block; an A100's are too few for some shapes
+  // Whether threads and blocks run from the last to the first, a warp as far as it can before the
+  // next one; else all warps go from barrier to barrier together.
+  bool reversed = false;
+};
+
+// The device of all calls that follow; its attributes may be changed between launches.
+Device& device();
+
+struct Launched {
+  const void* kernel;
+  unsigned blocks, threads;
+  std::size_t shared_bytes;
+};
+
+// From now on writes down every launch in `log`; null: nowhere.
+void log_launches(std::vector<Launched>* log);
+
 // The block's dynamic shared memory; full of NaN when a block starts.
 void* shared_memory();
 
@@ -42,11 +65,8 @@ void warp_barrier();
 const void* exchange(const void* value, std::size_t bytes);
 constexpr std::size_t kExchangeBytes = 64;
 
-// Runs `thread` for every thread of every block of the grid.
-void run_grid(Dim grid, Dim block, std::size_t shared_bytes, const std::function<void()>& thread);
-
-// Whether threads and blocks run from the last to the first, a warp as far as it can before the
-// next one; else all warps go from barrier to barrier together.
-void set_reversed(bool reversed);
+// Runs `thread`, which calls `kernel`, for every thread of every block of the grid.
+void run_grid(const void* kernel, Dim grid, Dim block, std::size_t shared_bytes,
+              const std::function<void()>& thread);
 
 }  // namespace mamba_export::simt

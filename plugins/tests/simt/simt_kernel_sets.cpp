@@ -4,44 +4,41 @@
 #include <string>
 #include <vector>
 
-#include "cuda_kernels.h"
 #include "kernel_sets.h"
+#include "launched_kernels.h"
 #include "simt.h"
 
 namespace mamba_export::testing {
 namespace {
 
-template <class Params>
-using Workspace = std::size_t (*)(const Params&);
-template <class Params>
-using Launch = cudaError_t (*)(const Params&, void*, cudaStream_t);
-
-// Runs with a workspace full of NaN, of just the size that was asked for.
-template <class Params, Workspace<Params> kWorkspace, Launch<Params> kLaunch, bool kReversed>
-void run(const Params& p, const ParallelFor&) {
-  std::vector<std::max_align_t> workspace(kWorkspace(p) / sizeof(std::max_align_t) + 1);
-  std::memset(workspace.data(), 0xff, workspace.size() * sizeof(std::max_align_t));
-  simt::set_reversed(kReversed);
-  const cudaError_t error = kLaunch(p, workspace.data(), nullptr);
-  if (error != cudaSuccess) {
-    throw std::runtime_error("a launch failed: error " + std::to_string(error));
-  }
-}
-
-#define MAMBA_EXPORT_ENTRY(Op, kernel) \
-  , run<Op##Params, kernel##_workspace, launch_##kernel, kReversed>
-
 template <bool kReversed>
-constexpr Kernels kSimt = {
-    kReversed ? "simt_reversed" : "simt" MAMBA_EXPORT_FOR_EACH_OP(MAMBA_EXPORT_ENTRY),
-    /*exact=*/false, /*matrices=*/true};
+struct Emulated {
+  static constexpr const char* kName = kReversed ? "simt_reversed" : "simt";
 
-#undef MAMBA_EXPORT_ENTRY
+  // With a workspace full of NaN, of just the size that was asked for.
+  template <class Launch>
+  static void run(std::size_t bytes, const Launch& launch) {
+    std::vector<std::max_align_t> workspace(bytes / sizeof(std::max_align_t) + 1);
+    std::memset(workspace.data(), 0xff, workspace.size() * sizeof(std::max_align_t));
+    simt::device().reversed = kReversed;
+    const cudaError_t error = launch(workspace.data(), nullptr);
+    if (error != cudaSuccess) {
+      throw std::runtime_error("a launch failed: error " + std::to_string(error));
+    }
+  }
+};
 
 }  // namespace
 
-std::vector<const Kernels*> kernel_sets() { return {&kSimt<false>, &kSimt<true>}; }
+std::vector<const Kernels*> kernel_sets() {
+  return {&kLaunched<Emulated<false>>, &kLaunched<Emulated<true>>};
+}
 
 void share_memory(void*, std::size_t) {}
+
+void with_operands(const Kernels&, const Case&, const Pointers& operands,
+                   const std::function<void(const Pointers&)>& call) {
+  call(operands);
+}
 
 }  // namespace mamba_export::testing

@@ -110,6 +110,7 @@ def test_what_is_missing_is_said_and_the_rest_is_done(
             "benchmarks.cuda.agreement, benchmarks.cuda.kernel_library",
             gpu.SUITE,
         ),
+        ("tests.conftest, tests.plugins.conftest, tests.plugins.test_cuda_routes", gpu.TESTS),
         ("tests.conftest, tests.plugins.test_cuda_kernels", gpu.TESTS),
         (
             "mamba_export_cli, mamba_export_cli.bench, mamba_export_cli.parity, "

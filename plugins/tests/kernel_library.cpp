@@ -1,5 +1,6 @@
-// The CUDA kernels for Python's tests and benchmarks, without a runtime: an op by its name, sizes
-// by their letters, operands in the contract's order.
+// The CUDA kernels and their CPU twins for Python's tests and benchmarks, without a runtime: an op
+// by its name, sizes by their letters, operands in the contract's order. Linked with the kernels of
+// a device, or with those of the emulated one.
 #include "cuda_launch.h"
 #include "op_case.h"
 
@@ -55,6 +56,18 @@ extern "C" __attribute__((visibility("default"))) int mamba_launch(
           return static_cast<int>(launch(p, workspace, static_cast<cudaStream_t>(stream)));
         },
         params_of(*call, operands));
+  } catch (...) {
+    return -1;
+  }
+}
+
+// Runs the CPU kernel on operands there. Returns 0, or -1 for a call that makes no sense.
+extern "C" __attribute__((visibility("default"))) int mamba_run_on_cpu(
+    const mamba_export::testing::KernelCall* call, void* const* operands) {
+  using namespace mamba_export::testing;
+  try {
+    run_kernel(mamba_export::cpu_kernels(), params_of(*call, operands), {});
+    return 0;
   } catch (...) {
     return -1;
   }

@@ -1,0 +1,150 @@
+"""Every route of every op's CUDA kernels, whatever chooses it: sizes, alignment or the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks.cuda.agreement import distance
+from benchmarks.cuda.kernel_library import CudaKernels
+from mamba_export.dtypes import DType
+from mamba_export.ops import OPS
+from mamba_export.parity import oracle
+from tests.ops.cases import ROWS, OpCase
+from tests.ops.routes import arrays, tolerance
+from tests.plugins.cuda_routes import ROUTES, Route, products
+from tests.plugins.emulated_device import EmulatedKernels, emulated
+
+
+def run(kernels: CudaKernels, case: OpCase, operands: Sequence[Tensor]) -> list[Tensor]:
+    """Return what the kernels make of operands, with a workspace full of NaN."""
+    call = kernels.prepare(case.op, operands, case.attributes)
+    call.workspace.fill_(0xFF)
+    return [tensor.cpu() for tensor in call()]
+
+
+def bits(tensors: Sequence[Tensor]) -> list[bytes]:
+    """Return the tensors' memory."""
+    return [tensor.cpu().view(torch.uint8).numpy().tobytes() for tensor in tensors]
+
+
+def check(kernels: CudaKernels, case: OpCase, outputs: Sequence[Tensor]) -> None:
+    """Compare outputs with the oracle's, and with those of the CPU's kernel.
+
+    The largest elements are compared with themselves: in so few of 16 bits, rounding these alone
+    would pass a limit that is set for the standard corpus.
+    """
+    exact = getattr(oracle, case.op.torch_name)(*arrays(case), **case.attributes)
+    twin = kernels.run_on_cpu(case.op, case.inputs(), case.attributes)
+    lengths = torch.tensor(case.seqlens or [case.sizes.get("T", 1)] * case.sizes["B"])
+    for spec, ours, *references in zip(
+        case.op.outputs, outputs, map(torch.from_numpy, exact), twin, strict=True
+    ):
+        limit = tolerance(case.op, spec.name, DType.from_torch(ours.dtype), products(case))
+        valid: Any = ...
+        if spec.axes[:2] == ("B", "T"):
+            valid = torch.arange(ours.shape[1]) < lengths[:, None]
+        for reference in references:
+            rms, largest = distance(ours[valid], reference[valid])
+            assert rms <= limit.relative_rms, spec.name
+            assert largest <= limit.max_error, spec.name
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
+def test_route(route: Route, kernels: CudaKernels) -> None:
+    """It is taken, and gives the right numbers."""
+    for case in route.cases():
+        if isinstance(kernels, EmulatedKernels):
+            kernels.become(**route.device)
+        check(kernels, case, run(kernels, case, [t.to(kernels.device) for t in case.inputs()]))
+        if isinstance(kernels, EmulatedKernels):
+            launches = kernels.take_launches()
+            assert tuple(launch.name for launch in launches) == route.kernels
+            assert route.threads in (None, launches[-1].threads)
+            assert route.shared_bytes in (None, launches[-1].shared_bytes)
+
+
+def test_every_kernel_is_launched() -> None:
+    """In every form that the library has of it: a new one needs a row in cuda_routes.py."""
+    kernels = emulated()
+    missing = set(kernels.kernels.values())
+    for route in ROUTES:
+        kernels.become(**route.device)
+        for case in route.cases():
+            run(kernels, case, case.inputs())
+            missing -= {launch.kernel for launch in kernels.take_launches()}
+    assert not missing
+
+
+# Rows whose loads are as wide as they get.
+WIDE = (
+    "causal_conv1d-route_16_channels_width_4_silu",
+    "causal_conv1d_update-route_16_channels_width_4_silu",
+    "selective_scan-route_short_whole",
+    "selective_scan-route_some_whole",
+    "selective_scan-route_few_whole",
+    "selective_scan-route_one_token_whole",
+    "selective_state_update-route_16_states_32_threads",
+    "ssd_chunk_scan-route_matrices_split",
+    "ssd_chunk_scan-route_one_token",
+    "ssd_state_update-route_heads",
+    "add_rms_norm-route_96_",
+    "gated_rms_norm-route_96_gate_first",
+)
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_operands_may_lie_anywhere(name: str, kernels: CudaKernels) -> None:
+    """One of them begins behind an element: no load may be wider than it is aligned."""
+    (route,) = (route for route in ROUTES if route.name == name)
+    if isinstance(kernels, EmulatedKernels):
+        kernels.become(**route.device)
+    *_, case = route.cases()
+    for place in range(len(case.op.inputs)):
+        operands = [tensor.to(kernels.device) for tensor in case.inputs()]
+        moved = operands[place]
+        operands[place] = moved.new_empty(moved.numel() + 1)[1:].view(moved.shape).copy_(moved)
+        check(kernels, case, run(kernels, case, operands))
+
+
+CAPTURED = [
+    *(ROWS[f"{op.torch_name}-base"] for op in OPS),
+    *(
+        [*route.cases()][-1]  # in the narrowest type
+        for route in ROUTES
+        if route.case.op.torch_name in ("selective_scan", "ssd_chunk_scan")
+    ),
+]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("case", CAPTURED, ids=lambda case: case.name)
+def test_a_captured_launch_reads_what_is_there_at_its_replay(
+    case: OpCase, device_kernels: CudaKernels
+) -> None:
+    drawn = [case.inputs(seed) for seed in (0, 1)]
+    operands = [tensor.cuda() for tensor in drawn[0]]
+    call = device_kernels.prepare(case.op, operands, case.attributes)
+    call()  # a kernel that is launched for the first time is loaded, which no capture allows
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    before = None
+    for turn in range(16):
+        for to, tensor in zip(operands, drawn[turn % 2], strict=True):
+            to.copy_(tensor)
+        call.workspace.fill_(0xFF)
+        graph.replay()
+        replayed = bits(call.outputs)
+        assert replayed != before
+        assert replayed == bits(call())
+        before = replayed
+
+
+def test_every_op_has_routes() -> None:
+    assert {route.case.op for route in ROUTES} == set(OPS)
