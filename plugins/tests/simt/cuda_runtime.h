@@ -26,6 +26,15 @@ struct alignas(8) float2 {
 #define blockIdx (mamba_export::simt::here().block)
 
 inline void __syncthreads() { mamba_export::simt::block_barrier(); }
+inline int __syncthreads_and(int predicate) {
+  static bool all;
+  __syncthreads();  // all have read the one before
+  all = true;
+  __syncthreads();
+  all = all && predicate != 0;
+  __syncthreads();
+  return all;
+}
 inline void __syncwarp(unsigned = 0xffffffffu) { mamba_export::simt::warp_barrier(); }
 
 template <class T>
@@ -61,6 +70,8 @@ inline int __any_sync(unsigned mask, int predicate) {
   for (int by = 16; by > 0; by /= 2) any |= __shfl_xor_sync(mask, any, by);
   return any;
 }
+
+inline int __all_sync(unsigned mask, int predicate) { return !__any_sync(mask, predicate == 0); }
 
 inline float __uint_as_float(std::uint32_t bits) {
   float value;
