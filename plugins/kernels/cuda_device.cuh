@@ -140,9 +140,19 @@ __device__ __forceinline__ float ordinary_decay(float dt, float A) {
   return __uint_as_float(__float_as_uint(exp2_fraction(f)) + (__float_as_uint(rounded) << 23));
 }
 
+// 1 / x to within 1 ulp, and 0 where that is no normal number.
+__device__ __forceinline__ float reciprocal(float x) {
+#ifdef __CUDA_ARCH__
+  asm("rcp.approx.ftz.f32 %0, %0;" : "+f"(x));
+  return x;
+#else
+  return x > 0x1p126f ? 0.0f : 1.0f / x;
+#endif
+}
+
 // log(1 + u) for 0 <= u <= 1, as 2 atanh(u / (2 + u)); the CPU kernels' polynomial.
 __device__ __forceinline__ float log1p_fraction(float u) {
-  const float s = __fdividef(u, u + 2.0f);
+  const float s = u * reciprocal(u + 2.0f);
   const float w = s * s;
   float q = 1.215046719e-01f;
   q = fmaf(q, w, 1.071382910e-01f);
@@ -157,8 +167,7 @@ __device__ __forceinline__ float softplus(float x) {
   return at_least(x, 0.0f) + log1p_fraction(expf(-fabsf(x)));
 }
 
-// The quick division is as good here: it fails only for a divisor above 2^126, where 0 is right.
-__device__ __forceinline__ float silu(float x) { return __fdividef(x, 1.0f + expf(-x)); }
+__device__ __forceinline__ float silu(float x) { return x * reciprocal(1.0f + expf(-x)); }
 
 // dt as the recurrence uses it, from the input and its bias.
 __device__ __forceinline__ float step_size(float dt, float bias, bool dt_softplus) {

@@ -1,11 +1,9 @@
-// The selective scan with lanes over time: a warp has a tile of tokens, a few
-// adjacent ones a lane, and finds where each lane starts by a scan over the
-// lanes. One exponential an element, at a few channels a warp: the way to keep
-// a GPU busy with one sequence. A block's warps share B and C.
+// The selective scan with lanes over time: a warp has a tile of tokens, a few adjacent ones a lane,
+// and finds where each lane starts by a scan over the lanes. One exponential an element, at a few
+// channels a warp: the way to keep a GPU busy with one sequence. A block's warps share B and C.
 //
-// The numbers of a model are far from the ends of float32. Where a tile's are,
-// nothing can overflow or underflow on the way, and the instructions that would
-// take care of it are left out.
+// The numbers of a model are far from the ends of float32. Where a tile's are, nothing can overflow
+// or underflow on the way, and the instructions that would take care of it are left out.
 #pragma once
 
 #include "cuda_device.cuh"
@@ -40,18 +38,17 @@ struct LaneScan {
   bool wide_rows;      // rows of B and C consist of whole, aligned vectors of kPart
 };
 
-// ---- tiles
-// --------------------------------------------------------------------------------------
+// ---- tiles --------------------------------------------------------------------------------------
 
-// Rows of B or C lie so that lanes which each load a vector load adjacent ones:
-// all first halves of the lanes' tokens, then all second ones.
+// Rows of B or C lie so that lanes which each load a vector load adjacent ones: all first halves of
+// the lanes' tokens, then all second ones.
 constexpr int kHalf = kLaneTokens / 2;
 constexpr int kHalves = kHalf * kWarp;
 static_assert(kHalves == kLaneThreads);
 using LaneRow = float[2 * kHalves];
 
-// The first of the two tokens that this thread brings; the other is kHalf
-// later. Their places in a LaneRow are kHalves apart.
+// The first of the two tokens that this thread brings; the other is kHalf later. Their places in a
+// LaneRow are kHalves apart.
 __device__ __forceinline__ int token_to_bring() {
   const auto thread = static_cast<int>(threadIdx.x);
   return thread / kHalf * kLaneTokens + thread % kHalf;
@@ -67,19 +64,17 @@ __device__ __forceinline__ void load_lane(float (&to)[kLaneTokens], const LaneRo
   for (int k = 0; k < kLaneTokens; ++k) to[k] = half[k / kHalf][k % kHalf];
 }
 
-// ---- numbers that are far from the ends of float32
-// ----------------------------------------------
+// ---- numbers that are far from the ends of float32 ----------------------------------------------
 
 constexpr float kOrdinary = 0x1p50f;        // dt x and B
 constexpr float kOrdinaryState = 0x1p120f;  // with a tile's tokens on top it is still finite
 
 __device__ __forceinline__ bool within(float x, float most) { return fabsf(x) <= most; }
 
-// ---- the scan
-// -----------------------------------------------------------------------------------
+// ---- the scan -----------------------------------------------------------------------------------
 
-// The state before each lane's first token, lane by lane: a state that is not
-// finite cannot go through products of decays, which may underflow to 0.
+// The state before each lane's first token, lane by lane: a state that is not finite cannot go
+// through products of decays, which may underflow to 0.
 __device__ __forceinline__ float start_in_order(float h, const float (&a)[kLaneTokens],
                                                 const float (&u)[kLaneTokens]) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
@@ -95,13 +90,11 @@ __device__ __forceinline__ float start_in_order(float h, const float (&a)[kLaneT
   return start;
 }
 
-// Puts the tokens of the lane `by` before in front of this lane's, if there is
-// such a lane.
+// Puts the tokens of the lane `by` before in front of this lane's, if there is such a lane.
 template <int by>
 __device__ __forceinline__ void append_to_lane_before(float& end, float& decays) {
 #ifdef __CUDA_ARCH__
-  // A shuffle says whether there is one, which the language's function does not
-  // pass on.
+  // A shuffle says whether there is one, which the language's function does not pass on.
   asm volatile(
       "{ .reg .pred there; .reg .f32 other_end, other_decays;\n"
       "  shfl.sync.up.b32 other_end|there, %0, %2, 0, 0xffffffff;\n"
@@ -120,9 +113,8 @@ __device__ __forceinline__ void append_to_lane_before(float& end, float& decays)
 #endif
 }
 
-// Advances `count` states of this warp's channels over a tile, and adds them to
-// y. `states` are A in units of ln 2, and the state. Tokens from `tokens` on
-// leave a state as it is.
+// Advances `count` states of this warp's channels over a tile, and adds them to y. `states` are A
+// in units of ln 2, and the state. Tokens from `tokens` on leave a state as it is.
 template <bool kOrdinaryNumbers>
 __device__ __forceinline__ void scan_slice(float2 (*states)[kLaneStates], int first, int count,
                                            const LaneRow* tile_B, const LaneRow* tile_C,
@@ -132,22 +124,19 @@ __device__ __forceinline__ void scan_slice(float2 (*states)[kLaneStates], int fi
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
 #pragma unroll 1
   for (int n = 0; n < count; ++n) {
-    float B[kLaneTokens], C[kLaneTokens];
+    float B[kLaneTokens], C[kLaneTokens] = {};
     load_lane(B, tile_B[n]);
-    load_lane(C, tile_C[n]);
 #pragma unroll
     for (int c = 0; c < kWarpChannels; ++c) {
       const float2 state = states[c][first + n];
-      // Where this lane's tokens lead: from 0, or lane 0's from the state
-      // before the tile.
+      // Where this lane's tokens lead: from 0, or lane 0's from the state before the tile.
       float end = lane == 0 ? state.y : 0.0f;
       float decays = 1;
       float a[kLaneTokens], u[kLaneTokens];
 #pragma unroll
       for (int k = 0; k < kLaneTokens; ++k) {
         if constexpr (kOrdinaryNumbers) {
-          a[k] = ordinary_decay(dt[c][k],
-                                state.x);  // 1 past the end, where dt is 0
+          a[k] = ordinary_decay(dt[c][k], state.x);  // 1 past the end, where dt is 0
         } else {
           const float x = at_most(dt[c][k] * state.x, 0.0f);
           a[k] = exp2_of_negative(k < tokens ? x : 0.0f);
@@ -166,7 +155,7 @@ __device__ __forceinline__ void scan_slice(float2 (*states)[kLaneStates], int fi
       if constexpr (!kOrdinaryNumbers) {
         if (__any_sync(kAllLanes, !(fabsf(end) < INFINITY))) h = start_in_order(state.y, a, u);
       }
-      if (c == 0) load_lane(C, tile_C[n]);
+      if (c == 0) load_lane(C, tile_C[n]);  // as late as that: registers are few
 #pragma unroll
       for (int k = 0; k < kLaneTokens; ++k) {
         h = fmaf(a[k], h, u[k]);
@@ -320,8 +309,7 @@ __global__ void __launch_bounds__(kLaneThreads, kLaneBlocks<T>) scan_over_lanes(
       const int n = lane % kLaneSlice, c = lane / kLaneSlice % kWarpChannels;
       const bool ordinary_state =
           n >= count || within(states[own + c][slice + n].y, kOrdinaryState);
-      // The vote has it all, so that the compiler knows that the lanes stay
-      // together.
+      // The vote has it all, so that the compiler knows that the lanes stay together.
       if (__all_sync(kAllLanes, ordinary && ordinary_B && ordinary_state)) {
         scan_slice<true>(states + own, slice, count, tile_B, tile_C, dt, dtx, tokens, y);
       } else {

@@ -86,7 +86,6 @@ inline std::uint32_t __float_as_uint(float value) {
 inline int __float_as_int(float value) { return static_cast<int>(__float_as_uint(value)); }
 inline float __int_as_float(int bits) { return __uint_as_float(static_cast<std::uint32_t>(bits)); }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
-inline float __fdividef(float a, float b) { return a / b; }
 
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
