@@ -1,6 +1,9 @@
 // The convolution on a GPU. A thread has a few adjacent channels, as many as one load brings, and
 // walks over a segment of the sequence with the last K-1 tokens in registers: every sample comes
 // from memory once, but for K-1 at the seam of two segments.
+#include <cstring>
+#include <type_traits>
+
 #include "causal_conv1d.h"
 #include "cuda_device.cuh"
 #include "cuda_kernels.h"
@@ -9,7 +12,9 @@ namespace mamba_export {
 namespace cuda {
 namespace {
 
-constexpr int kThreads = 128;
+constexpr int kThreads = 64;           // of a block: small ones share out evenly
+constexpr int kBlocks = 6;             // of a multiprocessor, at least
+constexpr int kAhead = 8;              // tokens that are on their way before they are needed
 constexpr std::int64_t kSegment = 32;  // tokens; longer means fewer threads, shorter more seams
 
 struct Conv {
@@ -17,6 +22,18 @@ struct Conv {
   unsigned vectors;   // of channels
   unsigned segments;  // of a row
 };
+
+// n adjacent elements as they lie in memory: halves of registers, until they are needed.
+template <int n, class T>
+using Packed = std::conditional_t<(n > 1), Vector<n * sizeof(T) / 4, std::uint32_t>, Vector<1, T>>;
+
+template <int n, class T>
+__device__ __forceinline__ void unpack(float (&to)[n], const Packed<n, T>& from) {
+  Vector<n, T> elements;
+  std::memcpy(&elements, &from, sizeof elements);
+#pragma unroll
+  for (int i = 0; i < n; ++i) to[i] = to_float(elements.element[i]);
+}
 
 // What n adjacent channels have k of each, one channel after the other.
 template <int n, int k, class T>
@@ -29,9 +46,22 @@ __device__ __forceinline__ void load_rows(float (&to)[n][k], const T* from) {
   }
 }
 
+template <int n, int k, class T>
+__device__ __forceinline__ void store_rows(T* to, const float (&from)[n][k]) {
+  if constexpr (n * sizeof(T) == kVectorBytes) {
+    float row[n * k];
+#pragma unroll
+    for (int i = 0; i < n * k; ++i) row[i] = from[i / k][i % k];
+    store<n * k>(to, row);
+  } else {
+    static_assert(n == 1);
+    for (int i = 0; i < k; ++i) to[i] = from_float<T>(from[0][i]);
+  }
+}
+
 // n adjacent channels from c on, filters of width K.
 template <class T, int n, int K, bool kSilu>
-__global__ void __launch_bounds__(kThreads) convolve(Conv conv) {
+__global__ void __launch_bounds__(kThreads, kBlocks) convolve(Conv conv) {
   const CausalConv1dParams& p = conv.p;
   unsigned item = blockIdx.x * kThreads + threadIdx.x;
   const std::int64_t c = std::int64_t{item % conv.vectors} * n;
@@ -43,11 +73,25 @@ __global__ void __launch_bounds__(kThreads) convolve(Conv conv) {
   const std::int64_t length = valid_tokens(p.seqlens, b, p.seqlen);
   const T* const x = static_cast<const T*>(p.x) + b * p.seqlen * p.channels + c;
 
+  const std::int64_t end = first + kSegment < p.seqlen ? first + kSegment : p.seqlen;
+
+  // All loads are on their way before the first of them is needed.
+  Packed<n, T> next[kAhead];
+  const auto fetch = [&](int k, std::int64_t t) {
+    if (t < end) next[k] = *reinterpret_cast<const Packed<n, T>*>(x + t * p.channels);
+  };
+#pragma unroll
+  for (int k = 0; k < kAhead; ++k) fetch(k, first + k);
+  float weight[n][K], bias[n];
+  load_rows(weight, static_cast<const T*>(p.weight) + c * K);
+  load<n>(bias, static_cast<const T*>(p.bias) + c);
+
   float past[n][K - 1];
   if (first == 0) {
     // Nobody else reads this state, so this thread may also write it.
-    load_rows(past, static_cast<const T*>(p.conv_state) + (b * p.channels + c) * (K - 1));
-    T* const state = static_cast<T*>(p.conv_state_out) + (b * p.channels + c) * (K - 1);
+    const std::int64_t row = (b * p.channels + c) * (K - 1);
+    load_rows(past, static_cast<const T*>(p.conv_state) + row);
+    float state[n][K - 1];
 #pragma unroll
     for (int k = 0; k < K - 1; ++k) {
       const std::int64_t t = length - (K - 1) + k;
@@ -55,12 +99,13 @@ __global__ void __launch_bounds__(kThreads) convolve(Conv conv) {
       if (t >= 0) load<n>(column, x + t * p.channels);
 #pragma unroll
       for (int i = 0; i < n; ++i) {
+        state[i][k] = column[i];
         // A sequence shorter than the window leaves some of what was there.
 #pragma unroll
-        for (int j = 0; j < K - 1; ++j) column[i] = t + K - 1 == j ? past[i][j] : column[i];
-        state[i * (K - 1) + k] = from_float<T>(column[i]);
+        for (int j = 0; j < K - 1; ++j) state[i][k] = t + K - 1 == j ? past[i][j] : state[i][k];
       }
     }
+    store_rows(static_cast<T*>(p.conv_state_out) + row, state);
   } else {
 #pragma unroll
     for (int k = 0; k < K - 1; ++k) {
@@ -71,27 +116,27 @@ __global__ void __launch_bounds__(kThreads) convolve(Conv conv) {
     }
   }
 
-  float weight[n][K], bias[n];
-  load_rows(weight, static_cast<const T*>(p.weight) + c * K);
-  load<n>(bias, static_cast<const T*>(p.bias) + c);
-
   T* const y = static_cast<T*>(p.y) + b * p.seqlen * p.channels + c;
-  const std::int64_t end = first + kSegment < p.seqlen ? first + kSegment : p.seqlen;
-  for (std::int64_t t = first; t < end; ++t) {
-    float newest[n], out[n];
-    load<n>(newest, x + t * p.channels);
+  for (std::int64_t t = first; t < end; t += kAhead) {
 #pragma unroll
-    for (int i = 0; i < n; ++i) {
-      float sum = bias[i];
+    for (int k = 0; k < kAhead; ++k) {
+      if (t + k >= end) return;
+      float newest[n], out[n];
+      unpack<n, T>(newest, next[k]);
+      fetch(k, t + k + kAhead);
 #pragma unroll
-      for (int k = 0; k < K - 1; ++k) sum = fmaf(weight[i][k], past[i][k], sum);
-      sum = fmaf(weight[i][K - 1], newest[i], sum);
+      for (int i = 0; i < n; ++i) {
+        float sum = bias[i];
 #pragma unroll
-      for (int k = 0; k + 1 < K - 1; ++k) past[i][k] = past[i][k + 1];
-      past[i][K - 2] = newest[i];
-      out[i] = kSilu ? silu(sum) : sum;
+        for (int j = 0; j < K - 1; ++j) sum = fmaf(weight[i][j], past[i][j], sum);
+        sum = fmaf(weight[i][K - 1], newest[i], sum);
+#pragma unroll
+        for (int j = 0; j + 1 < K - 1; ++j) past[i][j] = past[i][j + 1];
+        past[i][K - 2] = newest[i];
+        out[i] = kSilu ? silu(sum) : sum;
+      }
+      store<n>(y + (t + k) * p.channels, out);
     }
-    store<n>(y + t * p.channels, out);
   }
 }
 
@@ -118,7 +163,7 @@ template <class T>
 cudaError_t choose_vector(const CausalConv1dParams& p, cudaStream_t stream) {
   constexpr int n = kVectorBytes / sizeof(T);
   const bool wide = p.channels % n == 0 && aligned(p.x) && aligned(p.weight) && aligned(p.bias) &&
-                    aligned(p.conv_state) && aligned(p.y);
+                    aligned(p.conv_state) && aligned(p.y) && aligned(p.conv_state_out);
   return wide ? choose_width<T, n>(p, stream) : choose_width<T, 1>(p, stream);
 }
 

@@ -83,36 +83,91 @@ __device__ __forceinline__ Vector<n, T> load_some(const T* from, int left, bool 
 
 constexpr float kLog2E = 0x1.715476p+0f;
 
-// 2^x for x <= 0, and 0 where that is no normal number. The decay is applied a million times, so
-// its bias matters as much as its error; this is the CPU kernels' polynomial (vector_math.h), with
-// the constant term 1, on the units that multiply and add.
-__device__ __forceinline__ float exp2_of_negative(float x) {
-  constexpr float kRound = 0x1.8p23f;  // adding it rounds to an integer, in the low bits
-  x = x < -127.0f ? -127.0f : x;       // there the exponent's field is 0, and with it the number
-  const float rounded = x + kRound;
-  const float f = x - (rounded - kRound);
+// The lesser and the greater of two numbers, and NaN if one is: one instruction, where there is
+// one.
+__device__ __forceinline__ float at_most(float x, float most) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm("min.NaN.f32 %0, %0, %1;" : "+f"(x) : "f"(most));
+  return x;
+#else
+  return x > most ? most : x;
+#endif
+}
+__device__ __forceinline__ float at_least(float x, float least) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm("max.NaN.f32 %0, %0, %1;" : "+f"(x) : "f"(least));
+  return x;
+#else
+  return x < least ? least : x;
+#endif
+}
+
+// 2^f for |f| <= 1/2. The decay is applied a million times, so its bias matters as much as its
+// error; this is the CPU kernels' polynomial (vector_math.h), with the constant term 1, on the
+// units that multiply and add.
+__device__ __forceinline__ float exp2_fraction(float f) {
   float p = 1.535336196e-04f;
   p = fmaf(p, f, 1.339887502e-03f);
   p = fmaf(p, f, 9.618436918e-03f);
   p = fmaf(p, f, 5.550332367e-02f);
   p = fmaf(p, f, 2.402264774e-01f);
   p = fmaf(p, f, 6.931471825e-01f);
-  p = fmaf(p, f, 1.0f);
-  return p * __uint_as_float((__float_as_uint(rounded) + 127u) << 23);
+  return fmaf(p, f, 1.0f);
+}
+
+// 2^x for x <= 0, and 0 where that is no normal number.
+__device__ __forceinline__ float exp2_of_negative(float x) {
+  // Adding it rounds to an integer, which the low bits hold as the exponent's field.
+  constexpr float kRound = 0x1.8p23f + 127.0f;
+  x = at_least(x, -127.0f);  // there that field is 0, and with it the number
+  const float rounded = x + kRound;
+  const float f = x - (rounded - kRound);
+  return exp2_fraction(f) * __uint_as_float(__float_as_uint(rounded) << 23);
 }
 
 // exp(min(dt A, 0)), with A in units of ln 2; a NaN stays one.
 __device__ __forceinline__ float decay(float dt, float A) {
-  const float x = dt * A;
-  return exp2_of_negative(x > 0.0f ? 0.0f : x);
+  return exp2_of_negative(at_most(dt * A, 0.0f));
+}
+
+// The same for -kOrdinaryExponent <= dt A <= 0, where nothing underflows: the product needs no
+// rounding of its own, and the power of 2 is added to the exponent's field.
+constexpr float kOrdinaryExponent = 125.0f;
+__device__ __forceinline__ float ordinary_decay(float dt, float A) {
+  constexpr float kRound = 0x1.8p23f;
+  const float rounded = fmaf(dt, A, kRound);
+  const float f = fmaf(dt, A, kRound - rounded);
+  return __uint_as_float(__float_as_uint(exp2_fraction(f)) + (__float_as_uint(rounded) << 23));
+}
+
+// 1 / x to within 1 ulp, and 0 where that is no normal number.
+__device__ __forceinline__ float reciprocal(float x) {
+#ifdef __CUDA_ARCH__
+  asm("rcp.approx.ftz.f32 %0, %0;" : "+f"(x));
+  return x;
+#else
+  return x > 0x1p126f ? 0.0f : 1.0f / x;
+#endif
+}
+
+// log(1 + u) for 0 <= u <= 1, as 2 atanh(u / (2 + u)); the CPU kernels' polynomial.
+__device__ __forceinline__ float log1p_fraction(float u) {
+  const float s = u * reciprocal(u + 2.0f);
+  const float w = s * s;
+  float q = 1.215046719e-01f;
+  q = fmaf(q, w, 1.071382910e-01f);
+  q = fmaf(q, w, 1.430844218e-01f);
+  q = fmaf(q, w, 1.999943852e-01f);
+  q = fmaf(q, w, 3.333333731e-01f);
+  const float twice = s + s;
+  return fmaf(twice * w, q, twice);
 }
 
 __device__ __forceinline__ float softplus(float x) {
-  return (x < 0.0f ? 0.0f : x) + log1pf(expf(-fabsf(x)));
+  return at_least(x, 0.0f) + log1p_fraction(expf(-fabsf(x)));
 }
 
-// The quick division is as good here: it fails only for a divisor above 2^126, where 0 is right.
-__device__ __forceinline__ float silu(float x) { return __fdividef(x, 1.0f + expf(-x)); }
+__device__ __forceinline__ float silu(float x) { return x * reciprocal(1.0f + expf(-x)); }
 
 // dt as the recurrence uses it, from the input and its bias.
 __device__ __forceinline__ float step_size(float dt, float bias, bool dt_softplus) {

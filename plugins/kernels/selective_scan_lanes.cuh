@@ -1,6 +1,9 @@
 // The selective scan with lanes over time: a warp has a tile of tokens, a few adjacent ones a lane,
 // and finds where each lane starts by a scan over the lanes. One exponential an element, at a few
 // channels a warp: the way to keep a GPU busy with one sequence. A block's warps share B and C.
+//
+// The numbers of a model are far from the ends of float32. Where a tile's are, nothing can overflow
+// or underflow on the way, and the instructions that would take care of it are left out.
 #pragma once
 
 #include "cuda_device.cuh"
@@ -9,15 +12,24 @@
 namespace mamba_export::cuda {
 namespace {
 
-constexpr int kLaneTokens = 4;
+constexpr int kLaneTokens = 8;
 constexpr int kLaneTile = kLaneTokens * kWarp;  // tokens of a warp at a time
-constexpr int kLaneThreads = kLaneTile;         // of a block: one brings a token of each tile
+constexpr int kLaneThreads = kLaneTile / 2;     // of a block: one brings two tokens of each tile
 constexpr int kWarpChannels = 2;                // more share what a warp reads of B and C
 constexpr int kLaneChannels = kWarpChannels * kLaneThreads / kWarp;  // of a block
-constexpr int kLaneSlice = 16;   // states whose B and C are there at a time
+constexpr int kLaneSlice = 8;    // states whose B and C are there at a time
 constexpr int kLaneStates = 64;  // at most
 constexpr int kPart = 8;         // states in one load
-static_assert(kLaneChannels == kPart && kLaneSlice % kPart == 0);
+static_assert(kLaneChannels == kPart && kLaneSlice == kPart);
+
+// Blocks of a multiprocessor: as many as do without spills.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+template <class T>
+constexpr int kLaneBlocks = 4;
+#else
+template <class T>
+constexpr int kLaneBlocks = sizeof(T) == 2 ? 5 : 4;
+#endif
 
 struct LaneScan {
   SelectiveScanParams p;
@@ -25,6 +37,41 @@ struct LaneScan {
   bool wide_channels;  // a block's channels are one aligned vector, of each token
   bool wide_rows;      // rows of B and C consist of whole, aligned vectors of kPart
 };
+
+// ---- tiles --------------------------------------------------------------------------------------
+
+// Rows of B or C lie so that lanes which each load a vector load adjacent ones: all first halves of
+// the lanes' tokens, then all second ones.
+constexpr int kHalf = kLaneTokens / 2;
+constexpr int kHalves = kHalf * kWarp;
+static_assert(kHalves == kLaneThreads);
+using LaneRow = float[2 * kHalves];
+
+// The first of the two tokens that this thread brings; the other is kHalf later. Their places in a
+// LaneRow are kHalves apart.
+__device__ __forceinline__ int token_to_bring() {
+  const auto thread = static_cast<int>(threadIdx.x);
+  return thread / kHalf * kLaneTokens + thread % kHalf;
+}
+
+// This lane's tokens.
+__device__ __forceinline__ void load_lane(float (&to)[kLaneTokens], const LaneRow& row) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  float half[2][kHalf];
+  load<kHalf>(half[0], row + lane * kHalf);
+  load<kHalf>(half[1], row + kHalves + lane * kHalf);
+#pragma unroll
+  for (int k = 0; k < kLaneTokens; ++k) to[k] = half[k / kHalf][k % kHalf];
+}
+
+// ---- numbers that are far from the ends of float32 ----------------------------------------------
+
+constexpr float kOrdinary = 0x1p50f;        // dt x and B
+constexpr float kOrdinaryState = 0x1p120f;  // with a tile's tokens on top it is still finite
+
+__device__ __forceinline__ bool within(float x, float most) { return fabsf(x) <= most; }
+
+// ---- the scan -----------------------------------------------------------------------------------
 
 // The state before each lane's first token, lane by lane: a state that is not finite cannot go
 // through products of decays, which may underflow to 0.
@@ -43,14 +90,100 @@ __device__ __forceinline__ float start_in_order(float h, const float (&a)[kLaneT
   return start;
 }
 
+// Puts the tokens of the lane `by` before in front of this lane's, if there is such a lane.
+template <int by>
+__device__ __forceinline__ void append_to_lane_before(float& end, float& decays) {
+#ifdef __CUDA_ARCH__
+  // A shuffle says whether there is one, which the language's function does not pass on.
+  asm volatile(
+      "{ .reg .pred there; .reg .f32 other_end, other_decays;\n"
+      "  shfl.sync.up.b32 other_end|there, %0, %2, 0, 0xffffffff;\n"
+      "  shfl.sync.up.b32 other_decays, %1, %2, 0, 0xffffffff;\n"
+      "  @there fma.rn.f32 %0, %1, other_end, %0;\n"
+      "  @there mul.rn.f32 %1, %1, other_decays; }"
+      : "+f"(end), "+f"(decays)
+      : "n"(by));
+#else
+  const float other_end = __shfl_up_sync(kAllLanes, end, by);
+  const float other_decays = __shfl_up_sync(kAllLanes, decays, by);
+  if (static_cast<int>(threadIdx.x) % kWarp >= by) {
+    end = fmaf(decays, other_end, end);
+    decays *= other_decays;
+  }
+#endif
+}
+
+// Advances `count` states of this warp's channels over a tile, and adds them to y. `states` are A
+// in units of ln 2, and the state. Tokens from `tokens` on leave a state as it is.
+template <bool kOrdinaryNumbers>
+__device__ __forceinline__ void scan_slice(float2 (*states)[kLaneStates], int first, int count,
+                                           const LaneRow* tile_B, const LaneRow* tile_C,
+                                           const float (&dt)[kWarpChannels][kLaneTokens],
+                                           const float (&dtx)[kWarpChannels][kLaneTokens],
+                                           int tokens, float (&y)[kWarpChannels][kLaneTokens]) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+#pragma unroll 1
+  for (int n = 0; n < count; ++n) {
+    float B[kLaneTokens], C[kLaneTokens] = {};
+    load_lane(B, tile_B[n]);
+#pragma unroll
+    for (int c = 0; c < kWarpChannels; ++c) {
+      const float2 state = states[c][first + n];
+      // Where this lane's tokens lead: from 0, or lane 0's from the state before the tile.
+      float end = lane == 0 ? state.y : 0.0f;
+      float decays = 1;
+      float a[kLaneTokens], u[kLaneTokens];
+#pragma unroll
+      for (int k = 0; k < kLaneTokens; ++k) {
+        if constexpr (kOrdinaryNumbers) {
+          a[k] = ordinary_decay(dt[c][k], state.x);  // 1 past the end, where dt is 0
+        } else {
+          const float x = at_most(dt[c][k] * state.x, 0.0f);
+          a[k] = exp2_of_negative(k < tokens ? x : 0.0f);
+        }
+        u[k] = dtx[c][k] * B[k];
+        end = fmaf(a[k], end, u[k]);
+        decays = k == 0 ? a[k] : decays * a[k];
+      }
+      append_to_lane_before<1>(end, decays);
+      append_to_lane_before<2>(end, decays);
+      append_to_lane_before<4>(end, decays);
+      append_to_lane_before<8>(end, decays);
+      append_to_lane_before<16>(end, decays);
+      float h = __shfl_up_sync(kAllLanes, end, 1);
+      h = lane == 0 ? state.y : h;
+      if constexpr (!kOrdinaryNumbers) {
+        if (__any_sync(kAllLanes, !(fabsf(end) < INFINITY))) h = start_in_order(state.y, a, u);
+      }
+      if (c == 0) load_lane(C, tile_C[n]);  // as late as that: registers are few
+#pragma unroll
+      for (int k = 0; k < kLaneTokens; ++k) {
+        h = fmaf(a[k], h, u[k]);
+        y[c][k] = fmaf(h, C[k], y[c][k]);
+      }
+      __syncwarp();  // all lanes have read the state
+      if (lane == kWarp - 1) states[c][first + n].y = h;
+    }
+  }
+}
+
+// What a channel has.
+struct LaneConstants {
+  float bias, skip;
+  float longest;  // step whose decays are ordinary; NaN if none is
+};
+
 template <class T>
-__global__ void __launch_bounds__(kLaneThreads) scan_over_lanes(LaneScan scan) {
-  __shared__ float tile_x[kLaneChannels][kLaneTile];  // later y
-  __shared__ float tile_dt[kLaneChannels][kLaneTile];
-  __shared__ float tile_z[kLaneChannels][kLaneTile];
-  __shared__ float tile_B[kLaneSlice][kLaneTile];
-  __shared__ float tile_C[kLaneSlice][kLaneTile];
+__global__ void __launch_bounds__(kLaneThreads, kLaneBlocks<T>) scan_over_lanes(LaneScan scan) {
+  using Tile = T[kLaneChannels][kLaneTile];
+  using Slice = LaneRow[kLaneSlice];
+  alignas(kVectorBytes) __shared__ Tile tile_x;  // later y
+  alignas(kVectorBytes) __shared__ Tile tile_dt;
+  alignas(kVectorBytes) __shared__ Tile tile_z;
+  alignas(kVectorBytes) __shared__ Slice tile_B;
+  alignas(kVectorBytes) __shared__ Slice tile_C;
   __shared__ float2 states[kLaneChannels][kLaneStates];  // A in units of ln 2, and the state
+  __shared__ LaneConstants constants[kLaneChannels];
 
   const SelectiveScanParams& p = scan.p;
   unsigned block = blockIdx.x;
@@ -58,7 +191,7 @@ __global__ void __launch_bounds__(kLaneThreads) scan_over_lanes(LaneScan scan) {
   block /= scan.blocks;
   const auto groups = static_cast<unsigned>(p.ngroups);
   const unsigned group = block % groups;
-  const std::int64_t b = block / groups;
+  const unsigned b = block / groups;
   const unsigned width = static_cast<unsigned>(p.dim) / groups;
   const unsigned first = group * width + chunk * kLaneChannels;
   const auto left = static_cast<int>(width - chunk * kLaneChannels);
@@ -76,154 +209,132 @@ __global__ void __launch_bounds__(kLaneThreads) scan_over_lanes(LaneScan scan) {
     }
     states[i / dstate][i % dstate] = state;
   }
-  float bias[kWarpChannels] = {}, skip[kWarpChannels] = {};
-#pragma unroll
-  for (int c = 0; c < kWarpChannels; ++c) {
-    if (own + c >= channels) break;
-    bias[c] = p.dt_bias[first + static_cast<unsigned>(own + c)];
-    skip[c] = p.D[first + static_cast<unsigned>(own + c)];
+  __syncthreads();
+  if (thread < kLaneChannels) {
+    float fastest = 0;
+    for (int n = 0; n < dstate; ++n) {
+      const float A = states[thread][n].x;
+      fastest = A <= 0.0f ? at_least(fastest, -A) : NAN;
+    }
+    const unsigned d = first + static_cast<unsigned>(thread < channels ? thread : 0);
+    constants[thread] = {p.dt_bias[d], p.D[d], kOrdinaryExponent / fastest};
   }
 
   const int length = static_cast<int>(valid_tokens(p.seqlens, b, p.seqlen));
-  // Brings this thread's token of each tile. What does not exist is zeros.
-  const auto bring = [&](float (*to)[kLaneTile], const void* from, std::int64_t token, bool valid) {
-    Vector<kPart, T> part{};
-    if (valid) {
-      part = load_some<kPart>(static_cast<const T*>(from) + token * p.dim + first, channels,
-                              scan.wide_channels);
-    }
+  const auto position = [&](int i) { return b * p.seqlen + (p.reverse ? length - 1 - i : i); };
+  // Bring this thread's tokens of a tile. What does not exist is zeros.
+  const auto bring = [&](Tile& to, const void* from, int tile) {
 #pragma unroll
-    for (int c = 0; c < kPart; ++c) to[c][thread] = to_float(part.element[c]);
-  };
-  const auto bring_slice = [&](float (*to)[kLaneTile], const void* from, std::int64_t token, int n,
-                               bool valid) {
-    const T* const row = static_cast<const T*>(from) + (token * p.ngroups + group) * p.dstate + n;
-#pragma unroll
-    for (int i = 0; i < kLaneSlice; i += kPart) {
+    for (int i = 0; i < 2; ++i) {
+      const int at = token_to_bring() + i * kHalf;
       Vector<kPart, T> part{};
-      if (valid) part = load_some<kPart>(row + i, dstate - n - i, scan.wide_rows);
+      if (tile + at < length) {
+        part = load_some<kPart>(static_cast<const T*>(from) + position(tile + at) * p.dim + first,
+                                channels, scan.wide_channels);
+      }
 #pragma unroll
-      for (int k = 0; k < kPart; ++k) to[i + k][thread] = to_float(part.element[k]);
+      for (int c = 0; c < kPart; ++c) to[c][at] = part.element[c];
     }
   };
-  const auto store_token = [&](std::int64_t token, const float (&y)[kLaneChannels]) {
+  // Returns whether they are ordinary.
+  const auto bring_slice = [&](Slice& to, const void* from, int tile, int n) {
+    bool ordinary = true;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int at = tile + token_to_bring() + i * kHalf;
+      Vector<kPart, T> part{};
+      if (at < length) {
+        const std::int64_t row = (position(at) * p.ngroups + group) * p.dstate;
+        part = load_some<kPart>(static_cast<const T*>(from) + row + n, dstate - n, scan.wide_rows);
+      }
+#pragma unroll
+      for (int k = 0; k < kPart; ++k) {
+        const float x = to_float(part.element[k]);
+        ordinary = ordinary && within(x, kOrdinary);
+        to[k][thread + i * kHalves] = x;
+      }
+    }
+    return ordinary;
+  };
+  const auto store_token = [&](std::int64_t token, const Vector<kLaneChannels, T>& y) {
     T* const to = static_cast<T*>(p.y) + token * p.dim + first;
     if (scan.wide_channels) {
-      store<kLaneChannels>(to, y);
+      *reinterpret_cast<Vector<kLaneChannels, T>*>(to) = y;
     } else {
 #pragma unroll
       for (int c = 0; c < kLaneChannels; ++c) {
-        if (c < channels) to[c] = from_float<T>(y[c]);
+        if (c < channels) to[c] = y.element[c];
       }
     }
   };
 
   for (int tile = 0; tile < length; tile += kLaneTile) {
-    const int i = tile + thread;
-    const bool valid = i < length;
-    const std::int64_t token = b * p.seqlen + (p.reverse ? length - 1 - i : i);
-    bring(tile_x, p.x, token, valid);
-    bring(tile_dt, p.dt, token, valid);
-    if (p.gated) bring(tile_z, p.z, token, valid);
-    bring_slice(tile_B, p.B, token, 0, valid);
-    bring_slice(tile_C, p.C, token, 0, valid);
-    __syncthreads();
+    bring(tile_x, p.x, tile);
+    bring(tile_dt, p.dt, tile);
+    if (p.gated) bring(tile_z, p.z, tile);
+    bool ordinary_B = bring_slice(tile_B, p.B, tile, 0);
+    bring_slice(tile_C, p.C, tile, 0);
+    ordinary_B = __syncthreads_and(ordinary_B);
 
     float dt[kWarpChannels][kLaneTokens], dtx[kWarpChannels][kLaneTokens];
-    float y[kWarpChannels][kLaneTokens] = {};
+    float y[kWarpChannels][kLaneTokens];
     const int at = lane * kLaneTokens;
+    const int tokens = length - tile - at;  // of this lane, or more
+    bool ordinary = true;
 #pragma unroll
     for (int c = 0; c < kWarpChannels; ++c) {
+      const LaneConstants constant = constants[own + c];
       float x[kLaneTokens];
       load<kLaneTokens>(x, &tile_x[own + c][at]);
       load<kLaneTokens>(dt[c], &tile_dt[own + c][at]);
 #pragma unroll
       for (int k = 0; k < kLaneTokens; ++k) {
-        dt[c][k] = step_size(dt[c][k], bias[c], p.dt_softplus);
+        const float step = step_size(dt[c][k], constant.bias, p.dt_softplus);
+        dt[c][k] = k < tokens ? step : 0.0f;
         dtx[c][k] = dt[c][k] * x[k];
+        y[c][k] = constant.skip * x[k];
+        ordinary = ordinary && dt[c][k] >= 0.0f && dt[c][k] <= constant.longest &&
+                   within(dtx[c][k], kOrdinary);
       }
     }
 
-    // The last valid token of the tile: what follows it must not reach the next tile.
-    const int last = (length - tile < kLaneTile ? length - tile : kLaneTile) - 1;
     for (int slice = 0; slice < dstate; slice += kLaneSlice) {
       if (slice > 0) {
         __syncthreads();  // the slice before has been used
-        bring_slice(tile_B, p.B, token, slice, valid);
-        bring_slice(tile_C, p.C, token, slice, valid);
-        __syncthreads();
+        ordinary_B = bring_slice(tile_B, p.B, tile, slice);
+        bring_slice(tile_C, p.C, tile, slice);
+        ordinary_B = __syncthreads_and(ordinary_B);
       }
       const int count = dstate - slice < kLaneSlice ? dstate - slice : kLaneSlice;
-      for (int n = 0; n < count; ++n) {
-        float B[kLaneTokens], C[kLaneTokens];
-        load<kLaneTokens>(B, &tile_B[n][at]);
-        load<kLaneTokens>(C, &tile_C[n][at]);
-        float a[kWarpChannels][kLaneTokens], u[kWarpChannels][kLaneTokens];
-        float start[kWarpChannels];
-#pragma unroll
-        for (int c = 0; c < kWarpChannels; ++c) {
-          const float2 state = states[own + c][slice + n];
-          // Where this lane's tokens lead: from 0, or lane 0's from the state before the tile.
-          float end = lane == 0 ? state.y : 0.0f;
-          float decays = 1;
-#pragma unroll
-          for (int k = 0; k < kLaneTokens; ++k) {
-            a[c][k] = decay(dt[c][k], state.x);
-            u[c][k] = dtx[c][k] * B[k];
-            end = fmaf(a[c][k], end, u[c][k]);
-            decays = k == 0 ? a[c][k] : decays * a[c][k];
-          }
-#pragma unroll
-          for (int by = 1; by < kWarp; by *= 2) {
-            const float other_end = __shfl_up_sync(kAllLanes, end, static_cast<unsigned>(by));
-            const float other_decays = __shfl_up_sync(kAllLanes, decays, static_cast<unsigned>(by));
-            if (lane >= by) {
-              end = fmaf(decays, other_end, end);
-              decays *= other_decays;
-            }
-          }
-          const bool infinite = !(fabsf(end) < INFINITY);
-          start[c] = __shfl_up_sync(kAllLanes, end, 1);
-          start[c] = lane == 0 ? state.y : start[c];
-          if (__any_sync(kAllLanes, infinite)) start[c] = start_in_order(state.y, a[c], u[c]);
-        }
-        __syncwarp();  // all lanes have read the states
-#pragma unroll
-        for (int c = 0; c < kWarpChannels; ++c) {
-          float h[kLaneTokens];
-#pragma unroll
-          for (int k = 0; k < kLaneTokens; ++k) {
-            h[k] = fmaf(a[c][k], k == 0 ? start[c] : h[k - 1], u[c][k]);
-            y[c][k] = fmaf(h[k], C[k], y[c][k]);
-          }
-          float newest = h[kLaneTokens - 1];
-          if (last < kLaneTile - 1) {
-#pragma unroll
-            for (int k = 0; k < kLaneTokens; ++k) newest = last % kLaneTokens == k ? h[k] : newest;
-          }
-          if (lane == last / kLaneTokens) states[own + c][slice + n].y = newest;
-        }
+      const int n = lane % kLaneSlice, c = lane / kLaneSlice % kWarpChannels;
+      const bool ordinary_state =
+          n >= count || within(states[own + c][slice + n].y, kOrdinaryState);
+      // The vote has it all, so that the compiler knows that the lanes stay together.
+      if (__all_sync(kAllLanes, ordinary && ordinary_B && ordinary_state)) {
+        scan_slice<true>(states + own, slice, count, tile_B, tile_C, dt, dtx, tokens, y);
+      } else {
+        scan_slice<false>(states + own, slice, count, tile_B, tile_C, dt, dtx, tokens, y);
       }
     }
 
 #pragma unroll
     for (int c = 0; c < kWarpChannels; ++c) {
-      float x[kLaneTokens], z[kLaneTokens];
-      load<kLaneTokens>(x, &tile_x[own + c][at]);
-      if (p.gated) load<kLaneTokens>(z, &tile_z[own + c][at]);
+      if (p.gated) {
+        float z[kLaneTokens];
+        load<kLaneTokens>(z, &tile_z[own + c][at]);
 #pragma unroll
-      for (int k = 0; k < kLaneTokens; ++k) {
-        y[c][k] = fmaf(skip[c], x[k], y[c][k]);
-        if (p.gated) y[c][k] *= silu(z[k]);
+        for (int k = 0; k < kLaneTokens; ++k) y[c][k] *= silu(z[k]);
       }
       store<kLaneTokens>(&tile_x[own + c][at], y[c]);
     }
     __syncthreads();
-    if (valid) {
-      float column[kLaneChannels];
 #pragma unroll
-      for (int c = 0; c < kLaneChannels; ++c) column[c] = tile_x[c][thread];
-      store_token(token, column);
+    for (int i = 0; i < 2; ++i) {
+      const int from = token_to_bring() + i * kHalf;
+      Vector<kLaneChannels, T> column;
+#pragma unroll
+      for (int c = 0; c < kLaneChannels; ++c) column.element[c] = tile_x[c][from];
+      if (tile + from < length) store_token(position(tile + from), column);
     }
   }
 
@@ -231,10 +342,9 @@ __global__ void __launch_bounds__(kLaneThreads) scan_over_lanes(LaneScan scan) {
   for (int i = thread; i < channels * dstate; i += kLaneThreads) {
     p.ssm_state_out[state_row + i] = states[i / dstate][i % dstate].y;
   }
-  const float zeros[kLaneChannels] = {};
   for (std::int64_t t = std::int64_t{length} + thread; t < p.seqlen;
        t += kLaneThreads) {  // padding
-    store_token(b * p.seqlen + t, zeros);
+    store_token(b * p.seqlen + t, {});
   }
 }
 

@@ -26,6 +26,15 @@ struct alignas(8) float2 {
 #define blockIdx (mamba_export::simt::here().block)
 
 inline void __syncthreads() { mamba_export::simt::block_barrier(); }
+inline int __syncthreads_and(int predicate) {
+  static bool all;
+  __syncthreads();  // all have read the one before
+  all = true;
+  __syncthreads();
+  all = all && predicate != 0;
+  __syncthreads();
+  return all;
+}
 inline void __syncwarp(unsigned = 0xffffffffu) { mamba_export::simt::warp_barrier(); }
 
 template <class T>
@@ -62,6 +71,8 @@ inline int __any_sync(unsigned mask, int predicate) {
   return any;
 }
 
+inline int __all_sync(unsigned mask, int predicate) { return !__any_sync(mask, predicate == 0); }
+
 inline float __uint_as_float(std::uint32_t bits) {
   float value;
   std::memcpy(&value, &bits, sizeof value);
@@ -75,7 +86,6 @@ inline std::uint32_t __float_as_uint(float value) {
 inline int __float_as_int(float value) { return static_cast<int>(__float_as_uint(value)); }
 inline float __int_as_float(int bits) { return __uint_as_float(static_cast<std::uint32_t>(bits)); }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
-inline float __fdividef(float a, float b) { return a / b; }
 
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
