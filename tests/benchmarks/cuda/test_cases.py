@@ -11,6 +11,7 @@ from benchmarks import cuda_suite
 from benchmarks.cuda import speed
 from benchmarks.cuda.inputs import ATTRIBUTES, op_named, shape_of
 from benchmarks.cuda_cases import CUDA, MAMBA2_2_7B, CudaKernelCase, CudaSpeedCase
+from benchmarks.peers import cuda_kernels, ort_kernels
 from mamba_export.ops import OPS
 
 KERNELS = [case for case in CUDA if isinstance(case, CudaKernelCase)]
@@ -31,7 +32,9 @@ def test_a_kernel_case_has_all_sizes_and_goals_that_can_be_judged(case: CudaKern
     assert {attribute.name for attribute in op.attributes} == set(ATTRIBUTES[case.op])
     assert set(case.goals) <= {"of_copy", "ns_per_token"}
     assert "ns_per_token" not in case.goals or case.seqlen is not None
-    for goal in (*case.goals.values(), *filter(None, [case.ratio_goal])):
+    tables: Any = (cuda_kernels.PEERS, cuda_kernels.TUNED, ort_kernels.ORT_PEERS)
+    assert set(case.ratio_goals) <= {t[case.op].name for t in tables if case.op in t}
+    for goal in (*case.goals.values(), *case.ratio_goals.values()):
         check_bounds(goal)
 
 
