@@ -29,7 +29,7 @@ WARPS = (1, 2, 4, 8)
 LEAST_ELEMENTS, MOST_ELEMENTS = 4, 64
 """Of a tile of states, a thread."""
 
-# Of the chunk scan, whose tiles it tries by itself, with few warps and stages.
+# Of the chunk scan, whose tiles it tries by itself, each with one number of warps and stages.
 CHUNKS = (64, 128, 256)
 CHUNK_KERNELS = (
     ("ssd_bmm", "_bmm_chunk_fwd_kernel"),
@@ -37,7 +37,8 @@ CHUNK_KERNELS = (
     ("ssd_chunk_scan", "_chunk_scan_fwd_kernel"),
 )
 SCAN_WARPS = (4, 8)
-SCAN_STAGES = (2, 3, 4)
+SCAN_STAGES = 3
+"""Every further choice is a second of compiling, for each kernel and length of a chunk."""
 
 
 def probe() -> Peer | Skip:
@@ -64,7 +65,7 @@ def kernels() -> dict[str, Any]:
 
 @functools.cache
 def tuned_kernels() -> dict[str, Any]:
-    """Return the same once more, whose chunk kernels try more warps and stages."""
+    """Return the same once more, whose chunk kernels try more warps."""
     modules = _imported()
     for module, name in CHUNK_KERNELS:
         kernel = getattr(modules[module], name)
@@ -73,15 +74,16 @@ def tuned_kernels() -> dict[str, Any]:
 
 
 def widened(configs: list[Any]) -> list[Any]:
-    """Return Triton configurations: each tile with every number of warps and of stages."""
+    """Return Triton configurations, and each of their tiles with other numbers of warps."""
     import triton
 
-    tiles = {tuple(sorted(config.kwargs.items())): config for config in configs}
-    return [
-        triton.Config(dict(tile), num_warps=warps, num_stages=stages, pre_hook=config.pre_hook)
-        for tile, config in tiles.items()
-        for warps, stages in itertools.product(SCAN_WARPS, SCAN_STAGES)
-    ]
+    found = {_key(config): config for config in configs}
+    for config, warps in itertools.product(configs, SCAN_WARPS):
+        other = triton.Config(
+            dict(config.kwargs), num_warps=warps, num_stages=SCAN_STAGES, pre_hook=config.pre_hook
+        )
+        found.setdefault(_key(other), other)
+    return list(found.values())
 
 
 def tiles(dstate: int) -> list[tuple[int, int]]:
@@ -134,6 +136,10 @@ def _milliseconds(run: Callable[[], object]) -> float:
         return float(triton.testing.do_bench(run, warmup=2, rep=10))
     except Exception:  # Triton's and the driver's errors have no class in common
         return math.inf
+
+
+def _key(config: Any) -> object:
+    return (*sorted(config.kwargs.items()), config.num_warps, config.num_stages)
 
 
 def _imported() -> dict[str, Any]:
