@@ -42,7 +42,7 @@ def test_a_kernel_case_has_all_sizes_and_goals_that_can_be_judged(case: CudaKern
 def test_a_speed_case_has_goals_for_what_it_measures(case: CudaSpeedCase) -> None:
     rows = {f"{phase} vs {peer}" for phase, _ in speed._phases(case) for peer in case.peers}
     assert set(case.ratio_goals) <= rows
-    assert set(case.peers) <= set(speed._PEERS)
+    assert set(case.peers) <= set(speed.PEERS)
     assert case.steps % 2 == 0, "a process measures two passes"
     for goal in (*case.ratio_goals.values(), *filter(None, [case.step_goal])):
         check_bounds(goal)
@@ -62,10 +62,10 @@ def test_dimensions_are_those_of_the_published_models() -> None:
 
 def test_a_short_budget_measures_few_layers_under_another_name_and_without_goals() -> None:
     case = next(case for case in SPEEDS if case.name == "speed.mamba.2.8b.b1")
-    short = speed.fitted(case, 400)
+    short = speed.fitted(case, whole=False)
     assert (short.name, short.shape.n_layer) == ("speed.mamba.2.8b.b1.8_layers", 8)
     assert (short.step_goal, short.ratio_goals) == (None, {})
-    whole = speed.fitted(case, float("inf"))
+    whole = speed.fitted(case, whole=True)
     assert (whole.name, whole.shape.n_layer, whole.short_layers) == (case.name, 64, None)
     small = next(case for case in SPEEDS if case.name == "speed.mamba.130m.b1")
-    assert speed.fitted(small, 1).shape.n_layer == 24
+    assert speed.fitted(small, whole=False).shape.n_layer == 24

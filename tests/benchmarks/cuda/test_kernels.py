@@ -16,6 +16,7 @@ import torch
 from benchmarks import cuda_suite
 from benchmarks.cases import TRAINED, at_least
 from benchmarks.cuda import inputs, kernel_library, kernels, turns
+from benchmarks.cuda.case_process import measured
 from benchmarks.cuda.floors import Floors
 from benchmarks.cuda_cases import CUDA, CudaKernelCase, FloorsCase
 from benchmarks.peers.cuda_kernels import KernelPeer, package
@@ -105,7 +106,7 @@ def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
 
 
 def rows_of(setup: Setup, case: CudaKernelCase = CASE) -> list[Row]:
-    rows = cuda_suite.run(case, setup)
+    rows = measured(cuda_suite.run_here, case, setup)
     for row in rows:
         json.dumps(line(row), allow_nan=False)
     return rows
@@ -204,7 +205,7 @@ def test_without_a_device_there_are_no_floors(
 ) -> None:
     monkeypatch.setattr("benchmarks.cuda.floors.problem", lambda: "no CUDA device")
     (case,) = (case for case in CUDA if isinstance(case, FloorsCase))
-    (row,) = cuda_suite.run(case, Setup(tmp_path))
+    (row,) = measured(cuda_suite.run_here, case, Setup(tmp_path))
     assert (row.verdict, row.note) == (Verdict.skipped, "no CUDA device")
 
 
