@@ -7,14 +7,13 @@ session serves every shape; contrib ops alone need some sizes as attributes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 import torch
 from torch import Tensor
 
@@ -30,6 +29,9 @@ from mamba_export.parity.tolerances import (
     state_tolerance,
 )
 from tests.ops.cases import OpCase, lettered
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
 
 Array = npt.NDArray[Any]
 Route = Callable[[Sequence[Array]], list[Array]]
@@ -147,6 +149,8 @@ def session(model: ir.Model, *, check: bool = True) -> ort.InferenceSession:
     proto = ir.to_proto(model)
     if check:
         onnx.checker.check_model(proto, full_check=True)
+    import onnxruntime as ort  # not every route needs it
+
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import onnxruntime as ort
 import pytest
 
 from mamba_export.graph.artifact import Artifact
@@ -14,6 +13,7 @@ from mamba_export.runtime.session import open_session
 from tests.exported import Exports
 
 torch = pytest.importorskip("torch")
+ort = pytest.importorskip("onnxruntime")
 
 pytestmark = [
     pytest.mark.gpu,
