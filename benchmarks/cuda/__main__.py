@@ -30,6 +30,7 @@ CUDA_BIN = Path("/usr/local/cuda/bin")
 TOOLS = ("c++", "nvcc", "cmake", "ninja")
 TARGETS = ("cuda_fuzz", "mamba_kernel_library")
 LIBRARY = "mamba_onnxruntime"
+ALL = "*"
 
 # Modules by what needs them.
 TESTS = (*MODULES, "pytest")
@@ -80,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if device is None:
         return _stop(f"built for {chosen}; no CUDA device: nothing is tested or measured")
     _say(f"{device['name']}, driver {device['driver']}, built for {chosen}")
-    failed = _test(options.results)
+    failed = 0 if options.case != ALL else _test(options.results)
     return max(failed, _measure(options, end - time.monotonic()))
 
 
@@ -182,7 +183,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--budget", type=float, default=580.0, metavar="SECONDS", help="for everything together"
     )
-    parser.add_argument("--case", default="*", metavar="GLOB", help="measure only cases so named")
+    parser.add_argument(
+        "--case", default=ALL, metavar="GLOB", help="test nothing, and measure only cases so named"
+    )
     parser.add_argument(
         "--whole", action="store_true", help="all layers of the largest models in any budget"
     )

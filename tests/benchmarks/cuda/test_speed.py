@@ -6,6 +6,7 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -166,3 +167,33 @@ def test_ours_without_memory_is_not_wrong(
 def test_long_prompts_alone_have_no_row_of_steps(commands: list[list[str]], tmp_path: Path) -> None:
     rows = rows_of(Setup(tmp_path, peer="good"), replace(CASE, decode=False, step_goal=None))
     assert {phase for phase, _ in rows} == {"prefill_16", "prefill_32"}
+
+
+@pytest.mark.parametrize(("complete", "measured"), [(1, False), (2, True)])
+def test_blocks_before_the_end_of_the_time_count(
+    complete: int,
+    measured: bool,
+    commands: list[list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    setup = Setup(tmp_path, peer="good", deadline=time.monotonic() + 300)
+    answer = speed.output_of
+    benches: list[object] = []
+
+    def output_of(command: list[str], *, limit_s: float) -> str:
+        if "bench" in command:
+            benches.append(command)
+            if len(benches) > complete:
+                object.__setattr__(setup, "deadline", 0.0)
+                raise WorkerError("it took longer than 0.1 s")
+        return answer(command, limit_s=limit_s)
+
+    monkeypatch.setattr(speed, "output_of", output_of)
+    rows = rows_of(setup)
+    if not measured:
+        assert {row.note for row in rows.values()} == {"time budget"}
+        return
+    sides: Any = rows["decode", "good 1.0"].about
+    # Two of the steps' means a block of ours, and three of the peer.
+    assert (sides["ours_s"]["count"], sides["peer_s"]["count"]) == (2 * complete, 3 * complete)
