@@ -121,11 +121,21 @@ class CudaShareCase(Case):
     short_layers: int | None = None
 
 
-def _of_mamba_ssm(ratio: Goal | None) -> Mapping[str, Goal]:
-    return {} if ratio is None else {"mamba_ssm": ratio}
+def _ratios(
+    plain: Goal | None = None, tuned: Goal | None = None, attention: Goal | None = None
+) -> Mapping[str, Goal]:
+    """Return the goals that there are: beside mamba_ssm, tuned or not, and LinearAttention."""
+    goals = {
+        "mamba_ssm": plain,
+        "mamba_ssm tuned": tuned,
+        "onnxruntime LinearAttention": attention,
+    }
+    return {name: goal for name, goal in goals.items() if goal is not None}
 
 
-def _scan(batch: int, seqlen: int, ratio: Goal | None, ns: float | None = None) -> CudaKernelCase:
+def _scan(
+    batch: int, seqlen: int, ratio: Goal | None = None, ns: float | None = None
+) -> CudaKernelCase:
     return CudaKernelCase(
         name=f"kernel.selective_scan.b{batch}.t{seqlen}",
         about=f"2.8b dimensions, {batch} x {seqlen} tokens",
@@ -134,11 +144,17 @@ def _scan(batch: int, seqlen: int, ratio: Goal | None, ns: float | None = None) 
         batch=batch,
         seqlen=seqlen,
         goals={} if ns is None else {"ns_per_token": Goal(None, ns)},
-        ratio_goals=_of_mamba_ssm(ratio),
+        ratio_goals=_ratios(ratio),
     )
 
 
-def _ssd(batch: int, seqlen: int, ratio: Goal, ns: float | None = None) -> CudaKernelCase:
+def _ssd(
+    batch: int,
+    seqlen: int,
+    ratio: Goal | None = None,
+    ns: float | None = None,
+    attention: Goal | None = None,
+) -> CudaKernelCase:
     return CudaKernelCase(
         name=f"kernel.ssd_chunk_scan.b{batch}.t{seqlen}",
         about=f"2.7b dimensions, {batch} x {seqlen} tokens",
@@ -147,12 +163,17 @@ def _ssd(batch: int, seqlen: int, ratio: Goal, ns: float | None = None) -> CudaK
         batch=batch,
         seqlen=seqlen,
         goals={} if ns is None else {"ns_per_token": Goal(None, ns)},
-        ratio_goals=_of_mamba_ssm(ratio),
+        ratio_goals=_ratios(ratio, attention=attention),
     )
 
 
 def _step(
-    op: str, shape: Shape, batch: int, of_copy: Goal | None = None, ratio: Goal | None = None
+    op: str,
+    shape: Shape,
+    batch: int,
+    of_copy: Goal | None = None,
+    ratio: Goal | None = None,
+    tuned: Goal | None = None,
 ) -> CudaKernelCase:
     model = "2.7b" if shape is MAMBA2_2_7B else "2.8b"
     return CudaKernelCase(
@@ -162,7 +183,7 @@ def _step(
         op=op,
         batch=batch,
         goals={} if of_copy is None else {"of_copy": of_copy},
-        ratio_goals=_of_mamba_ssm(ratio),
+        ratio_goals=_ratios(ratio, tuned),
     )
 
 
@@ -246,13 +267,14 @@ def _about(shape: Shape, batch: int) -> str:
 _SCAN_RATIO = at_least(1.5, 2.5)
 _SSD_RATIO = at_least(1.8, 3)
 _STATE_COPY = at_least(0.85, 0.92)
+_STATE_RATIOS = (at_least(None, 1.35), at_least(None, 1))
 _UPDATE_COPY = at_least(0.80, 0.95)
 
 
 def _first_kernels() -> Iterable[CudaKernelCase]:
     yield _scan(1, 2048, _SCAN_RATIO, 35)
     yield _ssd(1, 2048, _SSD_RATIO, 15)
-    yield _step("ssd_state_update", MAMBA2_2_7B, 64, _STATE_COPY, at_least(None, 1.35))
+    yield _step("ssd_state_update", MAMBA2_2_7B, 64, _STATE_COPY, *_STATE_RATIOS)
     yield _scan(1, 16384, _SCAN_RATIO, 35)
     yield _ssd(8, 2048, _SSD_RATIO, 15)
     yield _scan(64, 2048, at_least(1.5))
@@ -269,8 +291,14 @@ def _further_kernels() -> Iterable[CudaKernelCase]:
     yield _ssd(8, 4096, _SSD_RATIO, 15)
     yield _ssd(8, 16384, _SSD_RATIO, 15)
     yield _scan(1, 128, at_least(1))
+    yield _scan(8, 2048)
+    yield _scan(8, 16384)
+    yield _scan(64, 4096)
     yield _ssd(1, 128, at_least(3, 10))
-    yield _step("ssd_state_update", MAMBA2_2_7B, 256, _STATE_COPY, at_least(None, 1.35))
+    yield _ssd(1, 1024, attention=at_least(3, 10))
+    yield _ssd(64, 2048, _SSD_RATIO, 15)
+    yield _ssd(1, 65536, _SSD_RATIO, 15)
+    yield _step("ssd_state_update", MAMBA2_2_7B, 256, _STATE_COPY, *_STATE_RATIOS)
     yield _step("ssd_state_update", MAMBA2_2_7B, 8)
     yield _step("selective_state_update", MAMBA_2_8B, 64)
     yield _step("selective_state_update", MAMBA_2_8B, 256)

@@ -46,7 +46,13 @@ def run(case: CudaKernelCase, setup: Setup) -> list[Row]:
             Row(case.name, OURS, {}, Verdict.skipped, reason, case.goals),
             *(_unmeasured(case, peer, Verdict.skipped, reason) for peer in peers),
         ]
-    return _measured(case, peers, library, setup)
+    import torch
+
+    try:
+        return _measured(case, peers, library, setup)
+    except torch.OutOfMemoryError as error:
+        reason = f"does not fit: {one_line(error)}"
+        return [Row(case.name, OURS, {}, Verdict.not_run, reason, case.goals)]
 
 
 def operand_bytes(tensors: Sequence[Tensor]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -47,6 +48,47 @@ def test_a_speed_case_has_goals_for_what_it_measures(case: CudaSpeedCase) -> Non
     for goal in (*case.ratio_goals.values(), *filter(None, [case.step_goal])):
         check_bounds(goal)
     json.dumps(case.shape.record(), allow_nan=False)
+
+
+def test_every_model_has_every_batch_and_prompt_beside_both_peers() -> None:
+    found = {
+        (case.shape, case.batch, seqlen, peer)
+        for case in SPEEDS
+        for seqlen in case.seqlens
+        for peer in case.peers
+    }
+    shapes = {shape for shape, *_ in found}
+    assert {(shape.family, shape.n_layer) for shape in shapes} == {
+        ("mamba", 24),
+        ("mamba2", 24),
+        ("mamba", 64),
+        ("mamba2", 64),
+    }
+    batches, peers = (1, 8, 64), ("mamba_ssm", "transformers")
+    assert set(itertools.product(shapes, batches, (512, 4096, 16384), peers)) <= found
+    steps = {(c.shape, c.batch, peer) for c in SPEEDS if c.decode for peer in c.peers}
+    assert set(itertools.product(shapes, batches, peers)) <= steps
+
+
+def test_the_least_memory_is_that_of_weights_states_and_the_longest_prompt() -> None:
+    case = next(case for case in SPEEDS if case.name == "speed.mamba2.2.7b.b64.t16384")
+    weights = 2 * 2.7e9
+    states = 64 * 64 * (4 * 5120 * 128 + 2 * 3 * 5376)
+    tokens = 64 * 16384 * 2 * (2560 + 2 * 5120 + 2 * 128 + 80)
+    assert case.least_bytes() == pytest.approx(weights + states + tokens, rel=0.01)
+    assert case.least_bytes() < 139 * 2**30, "on the largest of today's devices it is tried"
+
+
+def test_goals_come_first_and_the_slowest_peer_last() -> None:
+    """A budget leaves out the last ones."""
+    judged = [index for index, case in enumerate(CUDA) if case.goals or has_goals(case)]
+    others = [index for index, case in enumerate(CUDA) if "transformers" in case.name]
+    assert max(judged) < min(others)
+    assert others == list(range(min(others), len(CUDA)))
+
+
+def has_goals(case: Any) -> bool:
+    return bool(getattr(case, "ratio_goals", None) or getattr(case, "step_goal", None))
 
 
 def check_bounds(goal: Any) -> None:

@@ -184,6 +184,16 @@ def test_a_launch_that_fails_misses_its_goals(
     assert (row.verdict, row.note) == (Verdict.missed, "RuntimeError: CUDA error 801")
 
 
+def test_what_does_not_fit_says_so(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    def draw(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 99 GiB")
+
+    monkeypatch.setattr(inputs, "draw", draw)
+    (row,) = rows_of(setup)
+    assert (row.verdict, row.measures) == (Verdict.not_run, {})
+    assert row.note.startswith("does not fit: OutOfMemoryError: CUDA out of memory")
+
+
 def test_nobody_is_compared_if_nobody_is_wanted(setup: Setup) -> None:
     (alone,) = rows_of(replace(setup, peer="none"))
     assert alone.subject == "ours"
