@@ -46,6 +46,7 @@ HANGS_S = 60
 """A test that takes longer says where it is."""
 BUILD_S = 420.0
 TESTS_S = 150.0
+KILLED_S = 10.0
 RESERVE_S = 30.0
 """What a last case may take beyond its budget, and a suite to print what it found."""
 
@@ -163,7 +164,8 @@ def _run(command: Sequence[str], *, limit_s: float) -> int:
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(KILLED_S)
 
 
 def _say(text: str) -> None:

@@ -19,6 +19,9 @@ from benchmarks.setup import Setup
 
 Runner = Callable[[Case, Setup], list[Row]]
 
+KILLED_S = 10.0
+"""A process that a driver holds ends when the driver lets it: nobody waits for that."""
+
 _STARTED_ANEW = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
 
 
@@ -73,7 +76,7 @@ class CaseProcess:
         if self._pipe is not None and self._process is not None:
             self._pipe.close()
             self._process.kill()
-            self._process.join()
+            self._process.join(KILLED_S)
         self._pipe = self._process = None
 
     def _lost(self, case: Case, reason: str) -> list[Row]:

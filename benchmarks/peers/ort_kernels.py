@@ -105,7 +105,6 @@ class OrtPeer:
 
         calls = [self.op.call(each, attributes) for each in sets]
         stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
 
         def repeated(times: int) -> Replayed:
             nodes = Nodes(self.op, attributes, sets[0], calls * times, stream=stream)
@@ -150,6 +149,9 @@ class Nodes:
         if stream is None:
             providers: list[Any] = ["CPUExecutionProvider"]
         else:
+            import torch
+
+            torch.cuda.synchronize()  # the operands are made on another stream
             ort.preload_dlls()
             settings = {"enable_cuda_graph": "1", "use_tf32": "0"}
             settings["user_compute_stream"] = str(stream.cuda_stream)
