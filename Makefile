@@ -127,13 +127,15 @@ bench-cpu: venv $(STAMP)-bench ## speed, load and quality on this CPU, against o
 
 # Installs nothing and makes no environment: a machine with a device may have no network. Modules
 # that its Python lacks can lie in build/packages (pip install --target build/packages ...). RESULTS
-# is where the record goes, if not to benchmarks/results.
+# is where the record goes, if not to benchmarks/results; BUDGET are seconds for everything, CASE is
+# a pattern of what to measure without tests, and WHOLE=1 measures the largest models with all layers.
 # ONNX Runtime's headers are fetched where that works; without them there are no sessions.
 gpu: ## on a machine with a GPU: build for it, test, measure; no network, about ten minutes
 	$(if $(HEADERS),-test -d $(HEADERS) || timeout 60 cmake/fetch_onnxruntime_headers.sh $(ONNXRUNTIME_ROOT))
 	ONNXRUNTIME_ROOT=$(ONNXRUNTIME_ROOT) \
 	PYTHONPATH=$(CURDIR):$(CURDIR)/cli:$(CURDIR)/build/packages$(addprefix :,$(PYTHONPATH)) \
 	  $(PYTHON) -m benchmarks.cuda --architectures "$(CUDA_ARCHITECTURES)" \
+  $(if $(BUDGET),--budget "$(BUDGET)") $(if $(CASE),--case "$(CASE)") $(if $(WHOLE),--whole) \
   $(if $(RESULTS),--results "$(RESULTS)")
 
 # The same for TensorRT, whose Python package must be there; CASE is a pattern of step names. Its

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks import cases, cuda_cases, hardware
 from benchmarks.comparison_table import print_comparison
-from benchmarks.report import Row, Verdict, print_table, record, summary
+from benchmarks.report import Row, Verdict, print_table, progress, record, summary
 from benchmarks.setup import Setup
 
 Runner = Callable[[cases.Case, Setup], list[Row]]
@@ -58,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.kernel_library,
         options.budget,
         started + options.budget,
+        options.whole,
     )
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     # Once: a run is of one commit, and a commit made meanwhile is not what was measured.
@@ -72,7 +73,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{case.name}: {case.about}", file=sys.stderr, flush=True)
             found = runner(case, setup)
         # At once: a run that is cut short keeps what it has measured.
-        print(f"record: {record(options.suite, found, options.results, run)}", file=sys.stderr)
+        file = record(options.suite, found, options.results, run)
+        for row in found:
+            print(progress(row), file=sys.stderr)
+        print(f"record: {file}", file=sys.stderr, flush=True)
         rows += found
     table = print_comparison if options.suite in COMPARISONS else print_table
     table(options.suite, rows)
@@ -87,6 +91,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--peer", default=None, metavar="NAME", help="only this peer; 'none': none")
     parser.add_argument(
         "--budget", type=float, default=float("inf"), metavar="SECONDS", help="start no case after"
+    )
+    parser.add_argument(
+        "--whole", action="store_true", help="all layers of the largest models in any budget"
     )
     parser.add_argument("--check", action="store_true", help="exit with 1 if a must was missed")
     parser.add_argument(

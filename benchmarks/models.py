@@ -39,11 +39,11 @@ def artifact(source: Path, bits: int, work: Path) -> Path:
 
 
 @functools.cache
-def device_artifact(source: Path, work: Path) -> Path:
-    """Return the float16 artifact of a checkpoint, with the graph of a step, which is captured."""
-    target = work / "artifacts" / f"{source.name}-step"
+def device_artifact(source: Path, work: Path, dtype: DType = DType.float16) -> Path:
+    """Return an artifact in 16 bits, with the graph of a step, which is captured."""
+    target = work / "artifacts" / f"{source.name}-{dtype.value}-step"
     target.parent.mkdir(parents=True, exist_ok=True)
-    options = ["--dtype", DType.float16.value, "--step", "--force"]
+    options = ["--dtype", dtype.value, "--step", "--force"]
     output_of(ours("onnx", str(source), "-o", str(target), *options))
     return target
 

@@ -115,6 +115,13 @@ def line(row: Row) -> dict[str, Any]:
     }
 
 
+def progress(row: Row) -> str:
+    """Return a row as one line, for who watches a run."""
+    figures = [f"{name} {value:g}" for name, value in row.measures.items()]
+    said = [f"{row.case}, {row.subject}: {row.verdict.value}", *figures, row.note]
+    return "  " + ", ".join(filter(None, said))
+
+
 def one_line(error: Exception) -> str:
     """Return what an exception says first, for a note."""
     said = str(error).strip().splitlines()

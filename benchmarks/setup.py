@@ -7,6 +7,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+WHOLE_MODELS_S = 3600.0
+"""A budget below this measures the largest models with few layers."""
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -20,6 +23,7 @@ class Setup:
         kernel_library: the CUDA kernels built from `plugins/tests/kernel_library.cpp`.
         budget: seconds for the whole run.
         deadline: when they are over, by `time.monotonic`.
+        whole: measure the largest models with all layers, however short the budget is.
     """
 
     work: Path
@@ -29,10 +33,15 @@ class Setup:
     kernel_library: Path | None = None
     budget: float = math.inf
     deadline: float = math.inf
+    whole: bool = False
 
     def left(self) -> float:
         """Return the seconds until the deadline."""
         return self.deadline - time.monotonic()
+
+    def whole_models(self) -> bool:
+        """Return whether the largest models are measured with all layers."""
+        return self.whole or self.budget >= WHOLE_MODELS_S
 
     def wants(self, peer: str) -> bool:
         """Return whether a peer is to be run; "llama.cpp" stands for all its types."""

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -16,8 +17,15 @@ class WorkerError(Exception):
     """A process failed, and this is the reason in one line."""
 
 
-def output_of(command: list[str], *, limit_s: float = LIMIT_S) -> str:
+def output_of(
+    command: list[str], *, limit_s: float = LIMIT_S, accepted: Sequence[int] = (0,)
+) -> str:
     """Return the standard output of a command.
+
+    Args:
+        command: to run.
+        limit_s: when it is killed.
+        accepted: exit codes with which it has done its work.
 
     Raises:
         WorkerError: it failed, or took longer than ``limit_s``.
@@ -32,7 +40,7 @@ def output_of(command: list[str], *, limit_s: float = LIMIT_S) -> str:
         raise WorkerError(f"it took longer than {limit_s:g} s") from error
     except OSError as error:
         raise WorkerError(f"{command[0]}: {error.strerror}") from error
-    if run.returncode:
+    if run.returncode not in accepted:
         raise WorkerError(f"exit {run.returncode}: {_said(run.stdout, run.stderr)}")
     return run.stdout
 

@@ -7,9 +7,11 @@ installs nothing; of other people's modules it imports none, because those may b
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -28,9 +30,10 @@ CUDA_BIN = Path("/usr/local/cuda/bin")
 TOOLS = ("c++", "nvcc", "cmake", "ninja")
 TARGETS = ("cuda_fuzz", "mamba_kernel_library")
 LIBRARY = "mamba_onnxruntime"
+ALL = "*"
 
 # Modules by what needs them.
-TESTS = (*MODULES, "onnxruntime", "pytest")
+TESTS = (*MODULES, "pytest")
 SUITE = (*MODULES, "rich")
 MODELS = ("onnxruntime", "tokenizers", "huggingface_hub", "typer")
 PACKAGES = {"onnx_ir": "onnx-ir", "onnxruntime": "onnxruntime-gpu"}
@@ -39,9 +42,13 @@ PACKAGES = {"onnx_ir": "onnx-ir", "onnxruntime": "onnxruntime-gpu"}
 FUZZED = 1000
 """Inputs of all ops together where pytest cannot run the fuzzer."""
 WORKERS = 4
-TESTS_S = 180.0
-RESERVE_S = 20.0
-"""What a last case may take beyond its budget."""
+HANGS_S = 60
+"""A test that takes longer says where it is."""
+BUILD_S = 420.0
+TESTS_S = 150.0
+KILLED_S = 10.0
+RESERVE_S = 30.0
+"""What a last case may take beyond its budget, and a suite to print what it found."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 when all of it was done and succeeded, else 1.
     """
     options = _parser().parse_args(arguments)
-    end = time.monotonic() + options.total - RESERVE_S
+    end = time.monotonic() + options.budget - RESERVE_S
     if shutil.which("nvcc") is None and (CUDA_BIN / "nvcc").is_file():
         os.environ["PATH"] += f"{os.pathsep}{CUDA_BIN}"
     missing = [tool for tool in TOOLS if shutil.which(tool) is None]
@@ -75,8 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if device is None:
         return _stop(f"built for {chosen}; no CUDA device: nothing is tested or measured")
     _say(f"{device['name']}, driver {device['driver']}, built for {chosen}")
-    failed = _test()
-    return max(failed, _measure(min(options.budget, end - time.monotonic()), options.results))
+    failed = 0 if options.case != ALL else _test(options.results)
+    return max(failed, _measure(options, end - time.monotonic()))
 
 
 def _build(architectures: str) -> bool:
@@ -92,37 +99,45 @@ def _build(architectures: str) -> bool:
     configure = ["cmake", "-S", str(ROOT), "-B", str(BUILD), "-G", "Ninja"]
     configure += [f"-D{name}={value}" for name, value in defines.items()]
     build = ["cmake", "--build", str(BUILD), "--target"]
-    if _run(configure) or _run([*build, *TARGETS]):
+    if _run(configure, limit_s=BUILD_S) or _run([*build, *TARGETS], limit_s=BUILD_S):
         return False
     if not _has_target(LIBRARY):
         _say("no ONNX Runtime headers (ONNXRUNTIME_ROOT): its sessions will not have our kernels")
         return True
     install = ["cmake", "--install", str(BUILD), "--prefix", str(ROOT), "--strip"]
-    return not (_run([*build, LIBRARY]) or _run(install))
+    return not (_run([*build, LIBRARY], limit_s=BUILD_S) or _run(install, limit_s=BUILD_S))
 
 
-def _test() -> int:
+def _test(results: Path | None) -> int:
     """Run the tests that need a device and no long time, or at least the fuzzer."""
     if _absent(TESTS):
         fuzzer = BUILD / "plugins" / "tests" / "cuda_fuzz"
-        return _run([str(fuzzer), "--cases", str(FUZZED), "--seed", "1"])
+        return _run([str(fuzzer), "--cases", str(FUZZED), "--seed", "1"], limit_s=TESTS_S)
     files = [
         str(file)
         for file in sorted((ROOT / "tests").rglob("test_*.py"))
         if "pytest.mark.gpu" in file.read_text()
     ]
     workers = [] if _absent(["xdist"]) else ["-n", str(WORKERS)]
-    pytest = [sys.executable, "-m", "pytest", "-q", "-m", "gpu and not slow", *workers]
+    # A line for each test, at once: a run that is stopped has said what it knows.
+    pytest = [sys.executable, "-m", "pytest", "-v", "--tb=short", "-m", "gpu and not slow"]
+    pytest += ["-o", f"faulthandler_timeout={HANGS_S}", *workers]
+    if results is not None:
+        pytest.append(f"--junitxml={results.absolute() / 'tests.xml'}")
     return _run([*pytest, *files], limit_s=TESTS_S)
 
 
-def _measure(budget: float, results: Path | None) -> int:
+def _measure(options: argparse.Namespace, left: float) -> int:
     if _absent(SUITE):
         _say("nothing is measured")
         return 1
-    record = [] if results is None else ["--results", str(results.absolute())]
-    suite = [sys.executable, "-m", "benchmarks", "--suite", "cuda", "--budget", f"{budget:.0f}"]
-    return _run([*suite, *record])
+    suite = [sys.executable, "-m", "benchmarks", "--suite", "cuda", "--budget", f"{left:.0f}"]
+    suite += ["--case", options.case]
+    if options.whole:
+        suite.append("--whole")
+    if options.results is not None:
+        suite += ["--results", str(options.results.absolute())]
+    return _run(suite, limit_s=left + RESERVE_S)
 
 
 def _absent(modules: Sequence[str]) -> list[str]:
@@ -136,13 +151,21 @@ def _has_target(name: str) -> bool:
     return any(line.startswith(f"{name}:") for line in listed.stdout.splitlines())
 
 
-def _run(command: Sequence[str], *, limit_s: float | None = None) -> int:
-    """Run a command in the source tree and return 0 or 1."""
+def _run(command: Sequence[str], *, limit_s: float) -> int:
+    """Run a command in the source tree and return 0 or 1; all that it started ends with it."""
+    _say(f"at most {limit_s:.0f} s: {' '.join(command[:6])}")
+    # A group of its own: workers and compilers would outlive the one process that is waited for.
+    process = subprocess.Popen(command, cwd=ROOT, preexec_fn=os.setpgrp)
     try:
-        return int(subprocess.run(command, cwd=ROOT, timeout=limit_s).returncode != 0)
+        return int(process.wait(max(limit_s, 0)) != 0)
     except subprocess.TimeoutExpired:
-        _say(f"stopped after {limit_s:g} s: {' '.join(command[:4])}")
+        _say(f"stopped after {limit_s:.0f} s: {' '.join(command[:6])}")
         return 1
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(KILLED_S)
 
 
 def _say(text: str) -> None:
@@ -160,14 +183,19 @@ def _parser() -> argparse.ArgumentParser:
         "--architectures", default="", help="to compile for, as CMake names them; or this device's"
     )
     parser.add_argument(
-        "--budget", type=float, default=400.0, metavar="SECONDS", help="for the measurements"
+        "--budget", type=float, default=580.0, metavar="SECONDS", help="for everything together"
+    )
+    parser.add_argument(
+        "--case", default=ALL, metavar="GLOB", help="test nothing, and measure only cases so named"
+    )
+    parser.add_argument(
+        "--whole", action="store_true", help="all layers of the largest models in any budget"
     )
     parser.add_argument("--results", type=Path, default=None, help="directory of the record")
-    parser.add_argument(
-        "--total", type=float, default=580.0, metavar="SECONDS", help="for everything together"
-    )
     return parser
 
 
 if __name__ == "__main__":
+    # Or what runs would go on without the process that was asked to stop.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     sys.exit(main())

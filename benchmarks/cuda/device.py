@@ -34,6 +34,24 @@ def problem() -> str | None:
     return None
 
 
+def runtime_problem() -> str | None:
+    """Return why ONNX Runtime cannot run our ops on a device here, or None."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        return "onnxruntime-gpu is not installed"
+    import onnxruntime
+
+    from mamba_export.runtime.libraries import CUDA_PROVIDER, native_library
+
+    if CUDA_PROVIDER not in onnxruntime.get_available_providers():
+        return f"onnxruntime {onnxruntime.__version__} here was built without CUDA"
+    library = native_library()
+    if library.problem is not None:
+        return library.problem
+    if CUDA_PROVIDER not in library.providers:
+        return "the native ops were built without CUDA kernels"
+    return None
+
+
 def architecture(capability: str) -> str:
     """Return what CMake calls a device's architecture.
 

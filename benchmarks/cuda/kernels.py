@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.cases import Goal
 from benchmarks.comparison import spread
 from benchmarks.cuda.device import problem
 from benchmarks.cuda.floors import floors
 from benchmarks.cuda_cases import CudaKernelCase
-from benchmarks.peers.cuda_kernels import PEERS, KernelPeer
+from benchmarks.peers.cuda_kernels import PEERS, TUNED, TimedPeer
 from benchmarks.peers.found import Skip
+from benchmarks.peers.ort_kernels import ORT_PEERS
 from benchmarks.report import Row, Verdict, one_line
 from benchmarks.rows import comparison_row, judged_row
 from benchmarks.setup import Setup
@@ -22,27 +23,36 @@ from benchmarks.worker import ROOT
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from benchmarks.cuda.turns import Replayed
     from mamba_export.ops import Op
 
 BUILT = ROOT / "build" / "cuda" / "plugins" / "tests" / "libmamba_kernel_library.so"
 """Where `make gpu` and the tests build it."""
 
 OURS = "ours"
+SLOW_S = 900.0
+"""What must be left of a budget for a peer that compiles for minutes."""
 
 
 def run(case: CudaKernelCase, setup: Setup) -> list[Row]:
-    """Check the kernel, then time it alone, and in turns with a peer where there is one."""
+    """Check the kernel, then time it in turns with each peer that there is, or alone."""
     library = setup.kernel_library or BUILT
     reason = problem()
     if reason is None and not library.is_file():
         reason = "the kernels were not built: `make gpu` does, or --kernel-library PATH"
-    peer = _peer(case, setup)
+    peers = _peers(case, setup)
     if reason is not None:
         return [
-            Row(case.name, subject, {}, Verdict.skipped, reason, goals)
-            for subject, goals in _subjects(case, peer)
+            Row(case.name, OURS, {}, Verdict.skipped, reason, case.goals),
+            *(_unmeasured(case, peer, Verdict.skipped, reason) for peer in peers),
         ]
-    return _measured(case, peer, library)
+    import torch
+
+    try:
+        return _measured(case, peers, library, setup)
+    except torch.OutOfMemoryError as error:
+        reason = f"does not fit: {one_line(error)}"
+        return [Row(case.name, OURS, {}, Verdict.not_run, reason, case.goals)]
 
 
 def operand_bytes(tensors: Sequence[Tensor]) -> int:
@@ -74,30 +84,31 @@ def note(measures: Mapping[str, float]) -> str:
     return ", ".join(said)
 
 
-def _peer(case: CudaKernelCase, setup: Setup) -> KernelPeer | None:
-    peer = PEERS.get(case.op)
-    return peer if peer is not None and setup.wants(peer.package) else None
+def _peers(case: CudaKernelCase, setup: Setup) -> list[TimedPeer]:
+    found: list[TimedPeer] = [
+        table[case.op] for table in (PEERS, TUNED, ORT_PEERS) if case.op in table
+    ]
+    return [peer for peer in found if setup.wants(peer.name)]
 
 
-def _subjects(case: CudaKernelCase, peer: KernelPeer | None) -> list[tuple[str, Mapping[str, Any]]]:
-    """Return who has rows, with their goals."""
-    found: list[tuple[str, Mapping[str, Any]]] = [(OURS, case.goals)]
-    if peer is not None:
-        found.append((peer.package, _ratio_goals(case)))
-    return found
+def _unmeasured(case: CudaKernelCase, peer: TimedPeer, verdict: Verdict, reason: str) -> Row:
+    return Row(case.name, peer.name, {}, verdict, reason, _ratio_goals(case, peer))
 
 
-def _ratio_goals(case: CudaKernelCase) -> Mapping[str, Any]:
-    return {"ratio": case.ratio_goal} if case.ratio_goal else {}
+def _ratio_goals(case: CudaKernelCase, peer: TimedPeer) -> Mapping[str, Goal]:
+    goal = case.ratio_goals.get(peer.name)
+    return {} if goal is None else {"ratio": goal}
 
 
-def _measured(case: CudaKernelCase, peer: KernelPeer | None, library: Path) -> list[Row]:
+def _measured(
+    case: CudaKernelCase, peers: Sequence[TimedPeer], library: Path, setup: Setup
+) -> list[Row]:
     import torch
 
+    from benchmarks.cuda import turns
     from benchmarks.cuda.agreement import disagreement
     from benchmarks.cuda.inputs import ATTRIBUTES, draw, in_float32, op_named
     from benchmarks.cuda.kernel_library import CudaKernels
-    from benchmarks.cuda.turns import Captured, rotations, take_turns
     from mamba_export.dtypes import DType
 
     op, attributes = op_named(case.op), ATTRIBUTES[case.op]
@@ -112,20 +123,13 @@ def _measured(case: CudaKernelCase, peer: KernelPeer | None, library: Path) -> l
     if wrong:
         return [Row(case.name, OURS, {}, Verdict.missed, f"parity: {wrong}", case.goals)]
 
-    version, reason, peer_errors = _tried(peer, op, inputs, attributes, exact)
-    del exact
     moved = operand_bytes([*inputs, *mine])
     cache = torch.cuda.get_device_properties(0).L2_cache_size
-    sets = [[t.clone() for t in inputs] for _ in range(rotations(moved, cache))]
-    captured = [Captured([kernels.prepare(op, each, attributes) for each in sets])]
-    if peer is not None and not reason:
-        try:
-            captured.append(Captured([peer.prepare(each, attributes) for each in sets]))
-        except Exception as error:  # others' code may raise anything
-            reason = one_line(error)
-    turns = take_turns(captured)
-    ours = turns.seconds[0]
+    sets = [[t.clone() for t in inputs] for _ in range(turns.rotations(moved, cache))]
+    captured = turns.Captured([kernels.prepare(op, each, attributes) for each in sets])
     limits = floors()
+    taken = turns.take_turns([captured])
+    (ours,) = taken.seconds
     about: dict[str, object] = {
         "shape": case.shape.record(),
         "sizes": case.sizes(),
@@ -133,48 +137,69 @@ def _measured(case: CudaKernelCase, peer: KernelPeer | None, library: Path) -> l
         "l2": "cold",
         "launches": len(sets),
         "bytes": moved,
-        "device": turns.device,
         "floors": asdict(limits),
-        "parity": {
-            "ours": errors,
-            "peer": {name: e if math.isfinite(e) else None for name, e in peer_errors.items()},
-        },
     }
     measures = figures(case, spread(ours).median, moved, limits.copy_gbps)
-    alone = {**about, "ours_s": asdict(spread(ours))}
-    shown = note(measures)
-    rows = [judged_row(case.name, OURS, measures, goals=case.goals, about=alone, note=shown)]
-    if peer is None:
-        return rows
-    goals = _ratio_goals(case)
-    if reason:
-        return [*rows, Row(case.name, peer.package, {}, Verdict.skipped, reason, goals)]
-    subject = f"{peer.package} {version}"
-    rows.append(
-        comparison_row(
-            case.name, subject, ours, turns.seconds[1], goals=goals, about=about, unit="us"
-        )
-    )
-    return rows
+    alone = {
+        **about,
+        "parity": {"ours": errors},
+        "ours_s": asdict(spread(ours)),
+        "device": taken.device,
+    }
+    row = judged_row(case.name, OURS, measures, goals=case.goals, about=alone, note=note(measures))
+    timed = _Timed(case, op, attributes, inputs, sets, exact, captured, errors, about)
+    return [row, *(_beside(timed, peer, setup) for peer in peers)]
 
 
-def _tried(
-    peer: KernelPeer | None,
-    op: Op,
-    inputs: Sequence[Tensor],
-    attributes: Mapping[str, Any],
-    exact: Sequence[Tensor],
-) -> tuple[str, str, dict[str, float]]:
-    """Return a peer's version, why it is not timed or nothing, and its distance from ours."""
+@dataclass(frozen=True)
+class _Timed:
+    """Our side of a case, checked and ready for turns with a peer."""
+
+    case: CudaKernelCase
+    op: Op
+    attributes: Mapping[str, Any]
+    inputs: list[Tensor]
+    sets: list[list[Tensor]]
+    exact: Sequence[Tensor]
+    captured: Replayed
+    errors: Mapping[str, float]
+    about: dict[str, object]
+
+
+def _beside(ours: _Timed, peer: TimedPeer, setup: Setup) -> Row:
+    """Check that a peer computes the same, and take turns with it."""
+    import torch
+
     from benchmarks.cuda.agreement import other_function
+    from benchmarks.cuda.turns import take_turns
 
-    if peer is None:
-        return "", "", {}
+    case = ours.case
     found = peer.probe()
     if isinstance(found, Skip):
-        return "", found.reason, {}
+        return _unmeasured(case, peer, Verdict.skipped, found.reason)
+    if peer.slow and setup.left() < SLOW_S:
+        return _unmeasured(case, peer, Verdict.not_run, "time budget: it compiles for minutes")
     try:
-        wrong, errors = other_function(op, peer.prepare(inputs, attributes)(), exact)
+        theirs = peer.prepare(ours.inputs, ours.attributes)()
+        wrong, errors = other_function(ours.op, theirs, ours.exact)
+        if wrong:
+            reason = f"it computes something else: {wrong}"
+            return _unmeasured(case, peer, Verdict.skipped, reason)
+        taken = take_turns([ours.captured, peer.captured(ours.sets, ours.attributes)])
     except Exception as error:  # others' code may raise anything
-        return "", one_line(error), {}
-    return found.version, f"it computes something else: {wrong}" if wrong else "", errors
+        return _unmeasured(case, peer, Verdict.skipped, one_line(error))
+    finally:
+        torch.cuda.empty_cache()  # its copies are of no use to the next one
+    return comparison_row(
+        case.name,
+        f"{peer.name} {found.version}",
+        *taken.seconds,
+        goals=_ratio_goals(case, peer),
+        about={
+            **ours.about,
+            "parity": {"ours": ours.errors, "peer": errors},
+            "device": taken.device,
+        },
+        unit="us",
+        note=peer.note,
+    )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
+import functools
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,53 +13,59 @@ from typing import Any
 from benchmarks import nvidia_smi
 from benchmarks.cases import Goal
 from benchmarks.comparison import Blocks, spread
-from benchmarks.cuda.device import problem
+from benchmarks.cuda.device import problem, runtime_problem
 from benchmarks.cuda_cases import CudaSpeedCase
 from benchmarks.models import checkpoint, device_artifact
-from benchmarks.peers import transformers_cuda
+from benchmarks.peers import mamba_ssm_generate, transformers_cuda
 from benchmarks.peers.cuda_speed import CudaSpeed, read_speed
 from benchmarks.peers.found import Peer, Skip
-from benchmarks.peers.mamba_ssm_generate import MambaSsm
 from benchmarks.peers.passes import LEAST_PASSES, means
 from benchmarks.report import Row, Verdict
 from benchmarks.rows import comparison_row, judged_row
 from benchmarks.setup import Setup
 from benchmarks.worker import LIMIT_S, WorkerError, ours, output_of
 from mamba_export.dtypes import DType
-from mamba_export.runtime.libraries import CUDA_PROVIDER, native_library
 
 OURS = "ours"
 SECONDS = 6.0
 """For the prompts and the steps of ours together, in each process."""
-WHOLE_MODELS_S = 3600.0
-"""A budget below this measures the largest models with few layers."""
+LEAST_BLOCKS = 2
+"""One process alone would look surer than it is."""
 
+# As ONNX Runtime's arena, cuBLAS and torch say it.
+_NO_MEMORY = re.compile(r"out of memory|failed to allocate|alloc_failed", re.IGNORECASE)
 _PARITY = ("--device", "cuda", "--tokens", "64", "--steps", "8")
 
 
 @dataclass(frozen=True)
-class _Peer:
+class SpeedPeer:
+    """Whether a peer is here, and the process that measures it."""
+
     probe: Callable[[], Peer | Skip]
     command: Callable[[CudaSpeedCase, Path], list[str]]
 
 
-_PEERS = {
-    "mamba_ssm": _Peer(MambaSsm("float32").probe, MambaSsm("float32").command),
-    "mamba_ssm 16-bit state": _Peer(MambaSsm("own").probe, MambaSsm("own").command),
-    "transformers": _Peer(transformers_cuda.probe, transformers_cuda.command),
+PEERS = {
+    "mamba_ssm": SpeedPeer(
+        mamba_ssm_generate.probe, functools.partial(mamba_ssm_generate.command, state="float32")
+    ),
+    "mamba_ssm 16-bit state": SpeedPeer(
+        mamba_ssm_generate.probe, functools.partial(mamba_ssm_generate.command, state="own")
+    ),
+    "transformers": SpeedPeer(transformers_cuda.probe, transformers_cuda.command),
 }
 
 
 def run(case: CudaSpeedCase, setup: Setup) -> list[Row]:
     """Check ours, measure all sides, and return rows for the prompts and the steps."""
-    case = fitted(case, setup.budget)
+    case = fitted(case, whole=setup.whole_models())
     names = [name for name in case.peers if setup.wants(name)]
-    reason = problem() or runtime_problem()
+    reason = problem() or runtime_problem() or memory_problem(case)
     if reason is not None:
         return _unmeasured(case, [OURS, *names], Verdict.skipped, reason)
     versions, rows = {}, []
     for name in names:
-        found = _PEERS[name].probe()
+        found = PEERS[name].probe()
         if isinstance(found, Skip):
             rows += _unmeasured(case, [name], Verdict.skipped, found.reason)
         else:
@@ -68,13 +75,14 @@ def run(case: CudaSpeedCase, setup: Setup) -> list[Row]:
         artifact = device_artifact(source, setup.work)
         _output(ours("parity", str(artifact), "--against", str(source), *_PARITY), setup)
         commands = {OURS: _our_command(case, artifact)}
-        commands |= {name: _PEERS[name].command(case, source) for name in versions}
+        commands |= {name: PEERS[name].command(case, source) for name in versions}
         sides, device = _blocks(case, commands, setup)
     except WorkerError as error:
-        late = setup.left() <= 0
         verdict, reason = Verdict.missed, str(error)
-        if late:
+        if setup.left() <= 0:
             verdict, reason = Verdict.not_run, "time budget"
+        elif _NO_MEMORY.search(reason):
+            verdict, reason = Verdict.not_run, f"does not fit: {reason}"
         return rows + _unmeasured(case, [OURS, *versions], verdict, reason)
     mine = sides[OURS]
     assert not isinstance(mine, Skip)  # what ours raises is not caught there
@@ -96,12 +104,12 @@ def run(case: CudaSpeedCase, setup: Setup) -> list[Row]:
     return rows
 
 
-def fitted(case: CudaSpeedCase, budget: float) -> CudaSpeedCase:
-    """Return a case as it is measured within a budget.
+def fitted(case: CudaSpeedCase, *, whole: bool) -> CudaSpeedCase:
+    """Return a case as it is measured, with the whole model or without.
 
     One with few layers has another name and no goals; ``short_layers`` then says that it is so.
     """
-    if case.short_layers is None or budget >= WHOLE_MODELS_S:
+    if case.short_layers is None or whole:
         return replace(case, short_layers=None)
     return replace(
         case,
@@ -112,20 +120,16 @@ def fitted(case: CudaSpeedCase, budget: float) -> CudaSpeedCase:
     )
 
 
-def runtime_problem() -> str | None:
-    """Return why ONNX Runtime cannot run our ops on a device here, or None."""
-    if importlib.util.find_spec("onnxruntime") is None:
-        return "onnxruntime-gpu is not installed"
-    import onnxruntime
-
-    if CUDA_PROVIDER not in onnxruntime.get_available_providers():
-        return f"onnxruntime {onnxruntime.__version__} here was built without CUDA"
-    library = native_library()
-    if library.problem is not None:
-        return library.problem
-    if CUDA_PROVIDER not in library.providers:
-        return "the native ops were built without CUDA kernels"
-    return None
+def memory_problem(case: CudaSpeedCase) -> str | None:
+    """Return why no program can have a case in this device's memory, or None."""
+    device = nvidia_smi.query(nvidia_smi.DEVICE)
+    there = device["memory_mib"] if device else None
+    if not isinstance(there, float):
+        return None
+    least, most = case.least_bytes() / 1e9, there * 2**20 / 1e9
+    if least <= most:
+        return None
+    return f"does not fit: at least {least:.0f} GB, the device has {most:.0f} GB"
 
 
 def our_speed(text: str, steps: int) -> CudaSpeed:
@@ -145,8 +149,13 @@ def _our_command(case: CudaSpeedCase, artifact: Path) -> list[str]:
     return ours("bench", str(artifact), *sizes, *limits)
 
 
+def limit_s(setup: Setup) -> float:
+    """Return the seconds that a process may take."""
+    return max(min(LIMIT_S, setup.left()), 0.1)
+
+
 def _output(command: list[str], setup: Setup) -> str:
-    return output_of(command, limit_s=max(min(LIMIT_S, setup.left()), 0.1))
+    return output_of(command, limit_s=limit_s(setup))
 
 
 def _blocks(
@@ -154,8 +163,10 @@ def _blocks(
 ) -> tuple[dict[str, list[CudaSpeed] | Skip], list[Any]]:
     """Return what each side measured in each block, and how the device was around them.
 
+    Where the time runs out, it is what the blocks before found.
+
     Raises:
-        WorkerError: ours failed, or there is no time left.
+        WorkerError: ours failed, or there was no time for enough blocks.
     """
     found: dict[str, list[CudaSpeed] | Skip] = {name: [] for name in commands}
     device = [nvidia_smi.query(nvidia_smi.STATE)]
@@ -169,6 +180,8 @@ def _blocks(
             try:
                 text = _output(commands[name], setup)
             except WorkerError as error:
+                if setup.left() <= 0 and block >= LEAST_BLOCKS:
+                    return {each: _first(side, block) for each, side in found.items()}, device
                 if name == OURS or setup.left() <= 0:
                     raise
                 found[name] = Skip(str(error))
@@ -179,9 +192,14 @@ def _blocks(
     return found, device
 
 
+def _first(speeds: list[CudaSpeed] | Skip, blocks: int) -> list[CudaSpeed] | Skip:
+    return speeds if isinstance(speeds, Skip) else speeds[:blocks]
+
+
 def _phases(case: CudaSpeedCase) -> list[tuple[str, int | None]]:
     """Return what is compared: a name, and the length of a prompt or None for steps."""
-    return [("decode", None), *((f"prefill {seqlen}", seqlen) for seqlen in case.seqlens)]
+    steps: list[tuple[str, int | None]] = [("decode", None)] if case.decode else []
+    return [*steps, *((f"prefill {seqlen}", seqlen) for seqlen in case.seqlens)]
 
 
 def _seconds(speeds: Sequence[CudaSpeed], seqlen: int | None) -> Blocks:

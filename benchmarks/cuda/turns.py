@@ -33,7 +33,39 @@ def replays(seconds: float) -> int:
     return max(min(wanted, MOST_REPLAYS, int(LONG_TURN_S / seconds)), 2)
 
 
-class Captured:
+class Replayed:
+    """Some launches that are run together, again and again.
+
+    Args:
+        replay: starts all of them.
+        launches: how many they are.
+        stream: of torch, on which they are started; None is the current one.
+    """
+
+    def __init__(self, replay: Callable[[], object], launches: int, stream: Any = None) -> None:
+        self._replay = replay
+        self._launches = launches
+        self._stream = stream
+
+    def turn(self) -> list[float]:
+        """Replay for a while; return the seconds of a launch in each replay."""
+        (first,) = self.timed(1)  # also brings back what the other side displaced
+        return [seconds / self._launches for seconds in self.timed(replays(first))]
+
+    def timed(self, count: int) -> list[float]:
+        """Return the seconds of each of so many replays."""
+        events = []
+        for _ in range(count):
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record(self._stream)
+            self._replay()
+            end.record(self._stream)
+            events.append((start, end))
+        torch.cuda.synchronize()
+        return [start.elapsed_time(end) / 1e3 for start, end in events]
+
+
+class Captured(Replayed):
     """One launch for each set of operands, in one CUDA graph.
 
     Args:
@@ -41,7 +73,6 @@ class Captured:
     """
 
     def __init__(self, launches: Sequence[Launch]) -> None:
-        self._launches = launches
         # Whatever is compiled, tuned or loaded at a first call is so before the capture.
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -54,22 +85,8 @@ class Captured:
         with torch.cuda.graph(self._graph):
             # Kept: an output that was freed would be the next one's memory, and in the cache.
             self._outputs = [launch() for launch in launches]
-
-    def turn(self) -> list[float]:
-        """Replay for a while; return the seconds of a launch in each replay."""
-        (first,) = self._timed(1)  # also brings back what the other side displaced
-        return [seconds / len(self._launches) for seconds in self._timed(replays(first))]
-
-    def _timed(self, count: int) -> list[float]:
-        events = []
-        for _ in range(count):
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            self._graph.replay()
-            end.record()
-            events.append((start, end))
-        torch.cuda.synchronize()
-        return [start.elapsed_time(end) / 1e3 for start, end in events]
+        self._operands = launches  # whose memory the graph reads
+        super().__init__(self._graph.replay, len(launches))
 
 
 @dataclass
@@ -80,7 +97,7 @@ class Turns:
     device: list[dict[str, Any] | None] = field(default_factory=list)
 
 
-def take_turns(sides: Sequence[Captured], look: Callable[[], Any] | None = None) -> Turns:
+def take_turns(sides: Sequence[Replayed], look: Callable[[], Any] | None = None) -> Turns:
     """Time one side, or two against each other, in blocks.
 
     Args:

@@ -1,4 +1,4 @@
-"""mamba_ssm's and causal_conv1d's own CUDA and Triton kernels on our ops' inputs.
+"""Other people's kernels on our ops' inputs: mamba_ssm's, causal_conv1d's, and ONNX Runtime's.
 
 Operands are brought into a peer's layout beforehand: only the kernel is measured. A peer that keeps
 its state in another order or type gets it so; what comes back is compared in ours.
@@ -6,34 +6,65 @@ its state in another order or type gets it so; what comes back is compared in ou
 
 from __future__ import annotations
 
+import functools
+import importlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from benchmarks.peers import mamba_ssm_triton
 from benchmarks.peers.found import Peer, Skip
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from benchmarks.cuda.turns import Replayed
+
     Run = Callable[[], list[Tensor]]
+    Update = Callable[..., Tensor]
+
+
+class TimedPeer(Protocol):
+    """Somebody's kernel for one of our ops, checked and timed beside it."""
+
+    @property
+    def name(self) -> str:
+        """What the rows call it."""
+
+    @property
+    def slow(self) -> bool:
+        """Whether it compiles for minutes, which only a long run has."""
+
+    @property
+    def note(self) -> str:
+        """How its work differs from ours, for a reader of its rows."""
+
+    def probe(self) -> Peer | Skip:
+        """Return its version, or why it cannot be measured."""
+
+    def prepare(self, inputs: Sequence[Tensor], attributes: Mapping[str, Any], /) -> Run:
+        """Take inputs in the contract's order and attributes; return what launches."""
+
+    def captured(self, sets: Sequence[Sequence[Tensor]], attributes: Mapping[str, Any]) -> Replayed:
+        """Return a launch for each set of operands, ready to be timed."""
 
 
 @dataclass(frozen=True)
 class KernelPeer:
-    """How to call a peer's kernel.
+    """A kernel that is called on torch's tensors, on its current stream; see `TimedPeer`."""
 
-    Args:
-        package: which must be importable.
-        prepare: takes inputs in the contract's order and attributes; returns what launches.
-    """
-
-    package: str
+    name: str
+    probe: Callable[[], Peer | Skip]
     prepare: Callable[[Sequence[Tensor], Mapping[str, Any]], Run]
+    slow: bool = False
+    note: str = ""
 
-    def probe(self) -> Peer | Skip:
-        """Return the package's version, or why it cannot be measured."""
-        return package(self.package)
+    def captured(self, sets: Sequence[Sequence[Tensor]], attributes: Mapping[str, Any]) -> Replayed:
+        """Return a launch for each set of operands, ready to be timed."""
+        from benchmarks.cuda import turns
+
+        return turns.Captured([self.prepare(each, attributes) for each in sets])
 
 
 def package(name: str) -> Peer | Skip:
@@ -113,15 +144,21 @@ def _selective_scan(inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> 
     return run
 
 
-def _selective_step(inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> Run:
-    from mamba_ssm.ops.triton.selective_state_update import selective_state_update
+def _default_update(*operands: Tensor, **options: Any) -> Tensor:
+    module = mamba_ssm_triton.kernels()["selective_state_update"]
+    y: Tensor = module.selective_state_update(*operands, **options)
+    return y
 
+
+def _selective_step(
+    inputs: Sequence[Tensor], attributes: Mapping[str, Any], update: Update = _default_update
+) -> Run:
     x, dt, A, B, C, D, z, dt_bias, state = inputs
     own = state.clone()
     gate = z if attributes["gated"] else None
 
     def run() -> list[Tensor]:
-        y = selective_state_update(
+        y = update(
             own,
             x,
             dt,
@@ -138,20 +175,24 @@ def _selective_step(inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> 
     return run
 
 
-def _ssd(inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> Run:
-    from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
-
+def _ssd(
+    inputs: Sequence[Tensor],
+    attributes: Mapping[str, Any],
+    modules: Callable[[], dict[str, Any]] = mamba_ssm_triton.kernels,
+    chunk_size: int = 256,
+) -> Run:
+    scan = modules()["ssd_combined"].mamba_chunk_scan_combined
     x, dt, A, B, C, D, dt_bias, state, _ = inputs
     initial = state.transpose(2, 3).contiguous()
 
     def run() -> list[Tensor]:
-        y, final = mamba_chunk_scan_combined(
+        y, final = scan(
             x,
             dt,
             A,
             B,
             C,
-            256,
+            chunk_size,
             D=D,
             dt_bias=dt_bias,
             initial_states=initial,
@@ -164,9 +205,9 @@ def _ssd(inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> Run:
     return run
 
 
-def _ssd_step(inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> Run:
-    from mamba_ssm.ops.triton.selective_state_update import selective_state_update
-
+def _ssd_step(
+    inputs: Sequence[Tensor], attributes: Mapping[str, Any], update: Update = _default_update
+) -> Run:
     x, dt, A, B, C, D, dt_bias, state = inputs
     headdim, dstate = x.shape[2], B.shape[2]
     own = state.transpose(2, 3).contiguous()
@@ -177,7 +218,7 @@ def _ssd_step(inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> Run:
     skip = D[:, None].expand(-1, headdim)
 
     def run() -> list[Tensor]:
-        y = selective_state_update(
+        y = update(
             own,
             x,
             wide,
@@ -194,12 +235,80 @@ def _ssd_step(inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> Run:
     return run
 
 
+_chosen: dict[object, Any] = {}
+"""What was the fastest, by the kernel and the sizes of its operands."""
+
+
+def _once(
+    kernel: object, inputs: Sequence[Tensor], choices: list[Any], run: Callable[[Any], object]
+) -> Any:
+    """Return the fastest choice for a shape; it is searched for once."""
+    key = (kernel, *(tuple(tensor.shape) for tensor in inputs))
+    if key not in _chosen:
+        _chosen[key] = mamba_ssm_triton.fastest(choices, run)
+    return _chosen[key]
+
+
+def _tuned_step(
+    prepare: Callable[..., Run], inputs: Sequence[Tensor], attributes: Mapping[str, Any]
+) -> Run:
+    """Launch `selective_state_update` with the tile that is fastest for the very shape."""
+
+    @functools.cache
+    def with_tile(tile: tuple[int, int]) -> Run:
+        def update(*operands: Tensor, **options: Any) -> Tensor:
+            with mamba_ssm_triton.state_update_tile(*tile) as tiled:
+                y: Tensor = tiled(*operands, **options)
+                return y
+
+        return prepare(inputs, attributes, update)
+
+    dstate = inputs[-1].shape[2]  # of a state [B,D,N] or [B,H,N,P]
+    choices = mamba_ssm_triton.tiles(dstate)
+    return with_tile(_once(prepare, inputs, choices, lambda tile: with_tile(tile)()))
+
+
+def _tuned_ssd(inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> Run:
+    """Launch the chunk scan in chunks of the length that is fastest for the very shape."""
+
+    @functools.cache
+    def in_chunks(size: int) -> Run:
+        return _ssd(inputs, attributes, mamba_ssm_triton.tuned_kernels, size)
+
+    choices = list(mamba_ssm_triton.CHUNKS)
+    return in_chunks(_once(_tuned_ssd, inputs, choices, lambda size: in_chunks(size)()))
+
+
+def _of_package(
+    name: str, prepare: Callable[[Sequence[Tensor], Mapping[str, Any]], Run]
+) -> KernelPeer:
+    return KernelPeer(name, functools.partial(package, name), prepare)
+
+
+def _of_triton(
+    prepare: Callable[[Sequence[Tensor], Mapping[str, Any]], Run],
+    name: str = "mamba_ssm",
+    *,
+    slow: bool = False,
+) -> KernelPeer:
+    return KernelPeer(name, mamba_ssm_triton.probe, prepare, slow)
+
+
 PEERS = {
-    "causal_conv1d": KernelPeer("causal_conv1d", _conv),
-    "causal_conv1d_update": KernelPeer("causal_conv1d", _conv_update),
-    "selective_scan": KernelPeer("mamba_ssm", _selective_scan),
-    "selective_state_update": KernelPeer("mamba_ssm", _selective_step),
-    "ssd_chunk_scan": KernelPeer("mamba_ssm", _ssd),
-    "ssd_state_update": KernelPeer("mamba_ssm", _ssd_step),
+    "causal_conv1d": _of_package("causal_conv1d", _conv),
+    "causal_conv1d_update": _of_package("causal_conv1d", _conv_update),
+    "selective_scan": _of_package("mamba_ssm", _selective_scan),
+    "selective_state_update": _of_triton(_selective_step),
+    "ssd_chunk_scan": _of_triton(_ssd),
+    "ssd_state_update": _of_triton(_ssd_step),
 }
-"""By the torch name of our op. It ignores lengths, and selective_scan an initial state."""
+"""As they come, by the torch name of our op: lengths are ignored, and selective_scan's state."""
+
+TUNED = {
+    "selective_state_update": _of_triton(
+        functools.partial(_tuned_step, _selective_step), "mamba_ssm tuned"
+    ),
+    "ssd_chunk_scan": _of_triton(_tuned_ssd, "mamba_ssm tuned", slow=True),
+    "ssd_state_update": _of_triton(functools.partial(_tuned_step, _ssd_step), "mamba_ssm tuned"),
+}
+"""The same, after a search among more tiles than they try by themselves."""

@@ -5,15 +5,17 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.cuda_cases import CudaSpeedCase
-from benchmarks.peers.cuda_speed import dump_speed, measure
+from benchmarks.peers import generation
 from benchmarks.peers.found import Peer, Skip
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def probe() -> Peer | Skip:
@@ -26,9 +28,7 @@ def probe() -> Peer | Skip:
 
 def command(case: CudaSpeedCase, checkpoint: Path) -> list[str]:
     """Return the command that times a float16 checkpoint."""
-    sizes = ["--batch", str(case.batch), "--steps", str(case.steps)]
-    lengths = ["--seqlens", *map(str, case.seqlens)]
-    return [sys.executable, "-m", __name__, str(checkpoint), *sizes, *lengths]
+    return generation.command(__name__, case, checkpoint)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -36,43 +36,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import torch
     import transformers
 
-    options = _parser().parse_args(arguments)
+    options = generation.parser(__doc__).parse_args(arguments)
     transformers.logging.set_verbosity_error()
-    device = torch.device(options.device)
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        options.checkpoint, dtype=torch.float16
-    )
-    model = model.to(device).eval()
-    generator = torch.Generator().manual_seed(0)
-    vocabulary = model.config.vocab_size
-    prompts = {
-        seqlen: torch.randint(vocabulary, (options.batch, seqlen), generator=generator).to(device)
-        for seqlen in options.seqlens
-    }
+    model = transformers.AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float16)
+    model = model.to(options.device).eval()
 
-    def generate(seqlen: int, tokens: int) -> None:
-        output = model(prompts[seqlen], use_cache=True, logits_to_keep=1)
+    def generate(prompts: Tensor, tokens: int) -> None:
+        output = model(prompts, use_cache=True, logits_to_keep=1)
         for _ in range(tokens - 1):
             token = output.logits[:, -1:].argmax(-1)
             output = model(token, cache_params=output.cache_params, use_cache=True)
 
-    def synchronize() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-
-    with torch.inference_mode():
-        speed = measure(generate, synchronize, seqlens=options.seqlens, steps=options.steps)
-    print(dump_speed(speed))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--batch", type=int, required=True)
-    parser.add_argument("--steps", type=int, required=True)
-    parser.add_argument("--seqlens", type=int, nargs="+", required=True)
-    parser.add_argument("--device", default="cuda")
-    return parser
+    generation.report(generate, model.config.vocab_size, options)
 
 
 if __name__ == "__main__":

@@ -30,8 +30,10 @@ from mamba_export.parity.references import (
     ReferenceModel,
     ReferenceRun,
     load_reference,
+    load_rival,
 )
 from mamba_export.parity.report import Check, OutputRow, ParityReport
+from mamba_export.parity.rounding import check_rounding
 from mamba_export.parity.structure import check_structure
 
 if TYPE_CHECKING:
@@ -72,6 +74,9 @@ def check_parity(
     dequantised weights; these with the checkpoint's; and the artifact as it runs, which rounds
     activations to int8, with itself in float32.
 
+    An artifact in 16 bits that is compared with mamba_ssm must also be as exact as mamba_ssm in the
+    same dtype is, both against mamba_ssm in float32.
+
     Args:
         artifact: the directory of an artifact, or of an engine, which computes the logits of every
             token.
@@ -107,6 +112,7 @@ def check_parity(
     if against is not None:
         _check_same_model(opened, against)
     judge = _judge(opened, chosen, against)
+    rival = None if against is None else load_rival(chosen, against, opened.manifest.dtype)
     with _open(opened, device, native) as session:
         length = _enough_tokens(opened.manifest) if tokens is None else tokens
         rows = min(_BATCH, built.manifest.options.max_batch) if built else _BATCH
@@ -131,6 +137,7 @@ def check_parity(
             steps=steps,
             seed=seed,
             progress=progress or _silent,
+            rival=rival,
         )
 
 
@@ -147,6 +154,7 @@ def compare_session(
     steps: int,
     seed: int,
     progress: Progress,
+    rival: ReferenceModel | None = None,
 ) -> ParityReport:
     """Compare an open session with a loaded reference; see :func:`check_parity`.
 
@@ -162,6 +170,7 @@ def compare_session(
         steps: greedy tokens to compare.
         seed: of chunk splits and padding.
         progress: called with a stage, the amount done and the amount to do.
+        rival: another implementation in the session's dtype, which must not be more exact.
 
     Raises:
         ParityError: the two sides do not have the same states.
@@ -180,6 +189,10 @@ def compare_session(
     checks = [*structure]
     if comparable:
         checks += _distribution_checks(ours, truth, limits)
+        if rival is not None:
+            progress("rival", 0, 1)
+            checks += _rounding_checks(session, whole, expected, rival, ids)
+            progress("rival", 1, 1)
     checks.append(check_steps(session, ids, whole, same, progress))
     checks.append(check_chunks(session, ids, whole, same, rng, progress))
     if session.padded:
@@ -281,10 +294,7 @@ def _compare_with_reference(
     session: Session, whole: Result, expected: ReferenceRun, limits: tolerances.EndToEnd
 ) -> list[OutputRow]:
     """Return the rows of logits and states: the states in the order the model computes them."""
-    arrays = whole.state.arrays()
-    states = {
-        (spec.layer, spec.kind): arrays[spec.name].astype(np.float32) for spec in session.states
-    }
+    states = _states(session, whole)
     order: list[LayerState] = sorted(states)  # by layer; "conv" comes before "recurrent"
     by_kind = {"conv": limits.conv_state, "recurrent": limits.recurrent_state}
     vocab_size = session.vocab_size
@@ -295,6 +305,26 @@ def _compare_with_reference(
     )
     rows = [OutputRow.of(f"{kind}_state", i, results[_name((i, kind))]) for i, kind in order]
     return [OutputRow.of("logits", None, results["logits"]), *rows]
+
+
+def _rounding_checks(
+    session: Session, whole: Result, expected: ReferenceRun, rival: ReferenceModel, ids: Array
+) -> list[Check]:
+    """Compare our errors with those of another implementation of the same dtype."""
+    columns = slice(session.vocab_size)
+    theirs = rival.run(ids)
+    ours = ReferenceRun(whole.logits[..., columns], _states(session, whole))
+    other, exact = (
+        ReferenceRun(run.logits[..., columns], run.states) for run in (theirs, expected)
+    )
+    return check_rounding(ours, other, exact, rival.name)
+
+
+def _states(session: Session, whole: Result) -> dict[LayerState, Array]:
+    arrays = whole.state.arrays()
+    return {
+        (spec.layer, spec.kind): arrays[spec.name].astype(np.float32) for spec in session.states
+    }
 
 
 def _distribution_checks(ours: Array, reference: Array, limits: tolerances.EndToEnd) -> list[Check]:

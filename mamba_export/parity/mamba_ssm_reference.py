@@ -1,13 +1,15 @@
-"""mamba_ssm's implementation of a checkpoint, with its kernels, on a CUDA device in float32.
+"""mamba_ssm's implementation of a checkpoint, with its kernels, on a CUDA device.
 
-Its Triton kernels would multiply float32 matrices in TF32, and cuDNN would too: both are told not
-to while a reference runs.
+In float32 it is the reference. Its Triton kernels would then multiply matrices in TF32, and cuDNN
+would too: both are told not to while it runs. In 16 bits it is whom an artifact of that dtype is
+beside, and runs as it does for everybody.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import importlib.util
 import os
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mamba_export.dtypes import DType
 from mamba_export.errors import CapabilityError
 from mamba_export.parity.metrics import Array
 from mamba_export.parity.references import LayerState, ReferenceRun
@@ -31,32 +34,20 @@ class MambaSsmReference:
 
     Args:
         checkpoint: of the families mamba or mamba2, in any layout.
+        dtype: of all its weights and activations.
 
     Raises:
-        CapabilityError: mamba_ssm, causal_conv1d or a CUDA device is missing, or mamba_ssm cannot
-            express the checkpoint.
+        CapabilityError: see :func:`mamba_ssm_model`.
     """
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        _require_cuda_kernels()
+    def __init__(self, checkpoint: Checkpoint, dtype: DType = DType.float32) -> None:
+        self._model = mamba_ssm_model(checkpoint, dtype)
         import mamba_ssm
-        from mamba_ssm.models.config_mamba import MambaConfig
-        from mamba_ssm.models.mixer_seq_simple import MambaLMHeadModel
 
-        self.name = f"mamba_ssm {mamba_ssm.__version__} on {torch.cuda.get_device_name()}"
-        known = {field.name for field in dataclasses.fields(MambaConfig)}
-        config = mamba_ssm_config(checkpoint)
-        # What this release does not know must not matter: it would be silently ignored otherwise.
-        unknown = sorted(key for key in config.keys() - known if config[key])
-        if unknown:
-            raise _inexpressible(f"the config key {unknown[0]!r}")
-        config = {key: value for key, value in config.items() if key in known}
-        model = MambaLMHeadModel(MambaConfig(**config), device="cuda", dtype=torch.float32)
-        weights = {_renamed(name): checkpoint.read(name).float() for name in checkpoint.tensors}
-        if config["tie_embeddings"]:
-            weights.setdefault("lm_head.weight", weights["backbone.embedding.weight"])
-        model.load_state_dict(weights, strict=True)
-        self._model = model.eval()
+        words = "" if dtype is DType.float32 else f" in {dtype.value}"
+        device = torch.cuda.get_device_name()
+        self.name = f"mamba_ssm {mamba_ssm.__version__}{words} on {device}"
+        self._products = _float32_products if dtype is DType.float32 else contextlib.nullcontext
 
     def run(self, input_ids: Array) -> ReferenceRun:
         """Return logits [B,T,V] and final states, in our layout, for input_ids [B,T]."""
@@ -64,7 +55,11 @@ class MambaSsmReference:
 
         batch, seqlen = input_ids.shape
         inference = InferenceParams(max_seqlen=seqlen, max_batch_size=batch)
-        with torch.inference_mode(), _float32_products():
+        # Final states as they were computed: by itself it would store them in its own dtype.
+        inference.key_value_memory_dict = self._model.allocate_inference_cache(
+            batch, seqlen, dtype=torch.float32
+        )
+        with torch.inference_mode(), self._products():
             ids = torch.as_tensor(input_ids, device="cuda")
             logits = self._model(ids, inference_params=inference).logits
         states: dict[LayerState, Array] = {}
@@ -75,6 +70,36 @@ class MambaSsmReference:
             states[layer, "conv"] = conv[:, :, 1:].float().cpu().numpy()
             states[layer, "recurrent"] = recurrent.float().contiguous().cpu().numpy()
         return ReferenceRun(logits.float().cpu().numpy(), states)
+
+
+def mamba_ssm_model(checkpoint: Checkpoint, dtype: DType) -> Any:
+    """Return mamba_ssm's own model with a checkpoint's weights, on the CUDA device.
+
+    Args:
+        checkpoint: of the families mamba or mamba2, in any layout.
+        dtype: of all its weights.
+
+    Raises:
+        CapabilityError: mamba_ssm, causal_conv1d or a CUDA device is missing, or mamba_ssm cannot
+            express the checkpoint.
+    """
+    _require_cuda_kernels()
+    from mamba_ssm.models.config_mamba import MambaConfig
+    from mamba_ssm.models.mixer_seq_simple import MambaLMHeadModel
+
+    known = {field.name for field in dataclasses.fields(MambaConfig)}
+    config = mamba_ssm_config(checkpoint)
+    # What this release does not know must not matter: it would be silently ignored otherwise.
+    unknown = sorted(key for key in config.keys() - known if config[key])
+    if unknown:
+        raise _inexpressible(f"the config key {unknown[0]!r}")
+    config = {key: value for key, value in config.items() if key in known}
+    model = MambaLMHeadModel(MambaConfig(**config), device="cuda", dtype=dtype.torch)
+    weights = {_renamed(name): checkpoint.read(name) for name in checkpoint.tensors}
+    if config["tie_embeddings"]:
+        weights.setdefault("lm_head.weight", weights["backbone.embedding.weight"])
+    model.load_state_dict(weights, strict=True)
+    return model.eval()
 
 
 def mamba_ssm_config(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -166,6 +191,19 @@ def _require_cuda_kernels() -> None:
             expected="mamba_ssm, causal_conv1d and a CUDA device",
             found=f"no {missing[0].removeprefix('the package ').removeprefix('a ')}",
         )
+    try:
+        importlib.import_module("causal_conv1d")
+        importlib.import_module("mamba_ssm")
+    except Exception as error:  # an extension built for another torch raises what it likes
+        said = str(error).splitlines() or [type(error).__name__]
+        raise CapabilityError(
+            f"mamba_ssm cannot be imported: {said[0]}",
+            "build mamba-ssm and causal-conv1d for the torch that is here, with their CUDA"
+            " extensions",
+            code="parity.broken_mamba_ssm",
+            expected="mamba_ssm, causal_conv1d and their extensions",
+            found=said[0],
+        ) from error
 
 
 def _inexpressible(what: str) -> CapabilityError:

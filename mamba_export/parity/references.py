@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from mamba_export.dtypes import DType
 from mamba_export.parity.metrics import Array
 
 StateKind = Literal["conv", "recurrent"]
@@ -101,3 +102,27 @@ def load_reference(reference: Reference, source: str | os.PathLike[str]) -> Refe
     from mamba_export.parity.mamba_ssm_reference import MambaSsmReference
 
     return MambaSsmReference(checkpoint)
+
+
+def load_rival(
+    reference: Reference, source: str | os.PathLike[str], dtype: DType
+) -> ReferenceModel | None:
+    """Load an implementation that rounds as an artifact does, beside which its errors are judged.
+
+    Args:
+        reference: whose.
+        source: the checkpoint's directory or hub id.
+        dtype: of the artifact.
+
+    Returns:
+        The model in that dtype; None where the artifact is float32, or nobody is compared with.
+
+    Raises:
+        CapabilityError: as :func:`load_reference`.
+    """
+    if reference is not Reference.mamba_ssm or dtype is DType.float32:
+        return None
+    from mamba_export.checkpoint import load_checkpoint
+    from mamba_export.parity.mamba_ssm_reference import MambaSsmReference
+
+    return MambaSsmReference(load_checkpoint(source), dtype)

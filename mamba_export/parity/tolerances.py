@@ -166,6 +166,11 @@ EQUIVALENCE: Mapping[DType, Tolerance] = {
 # wrong order would be near 1.
 INT8_ACTIVATIONS = Tolerance(2e-1, 2.0)
 
+# Independent roundings of one dtype alone spread the ratio to 1.003.
+ROUNDING = 1.05
+"""How much further from the exact result than another implementation of its dtype an artifact may
+be, in 16 bits."""
+
 QUANTIZED_STEPS = 1.0
 """How far a quantised weight may be from its original: half a step for its own rounding, half a
 step for that of its block's zero point."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import onnxruntime as ort
 import pytest
 
+from benchmarks.peers import mamba_ssm_generate
+from benchmarks.peers.found import Skip
 from mamba_export.graph.artifact import Artifact
 from mamba_export.parity.check import check_parity
 from mamba_export.runtime.generate import GenerateOptions, generate
@@ -14,6 +15,7 @@ from mamba_export.runtime.session import open_session
 from tests.exported import Exports
 
 torch = pytest.importorskip("torch")
+ort = pytest.importorskip("onnxruntime")
 
 pytestmark = [
     pytest.mark.gpu,
@@ -34,6 +36,18 @@ def test_parity(exports: Exports, name: str, dtype: str, step: bool) -> None:
     path = exports(name, dtype=dtype, step=step)
     result = check_parity(path, exports.checkpoint(name), device="cuda")
     assert result.passed, result
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_no_less_exact_than_mamba_ssm(exports: Exports, name: str, dtype: str) -> None:
+    found = mamba_ssm_generate.probe()
+    if isinstance(found, Skip):
+        pytest.skip(found.reason)
+    path = exports(name, dtype=dtype, step=True)
+    result = check_parity(path, exports.checkpoint(name), reference="mamba_ssm", device="cuda")
+    assert len([check for check in result.checks if check.name.startswith("ρ")]) == 3
+    assert result.passed, result.failures
 
 
 @pytest.mark.parametrize("name", MODELS)

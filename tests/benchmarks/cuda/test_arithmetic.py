@@ -9,7 +9,6 @@ import torch
 
 from benchmarks.cuda import kernels, turns
 from benchmarks.cuda.agreement import SAME_FUNCTION, disagreement, distance, other_function
-from benchmarks.cuda.device import architecture
 from benchmarks.cuda.floors import rate
 from benchmarks.cuda.inputs import ATTRIBUTES, draw, in_float32, op_named
 from benchmarks.cuda.kernel_library import call_of
@@ -102,11 +101,6 @@ def test_figures_of_a_kernel() -> None:
     assert found == {"ours_us": 245.76, "of_copy": 0.5, "ns_per_token": 15.0}
     assert kernels.note(found) == "50% of copy bandwidth, 15 ns a token"
     assert rate(2 * 2**30, 0.5e-3) == pytest.approx(4.295e12, rel=1e-3)
-
-
-def test_a_device_is_compiled_for_by_its_name() -> None:
-    names = {"9.0": "90a-real", "8.6": "86-real", "12.0": "120-real"}
-    assert {each: architecture(each) for each in names} == names
 
 
 def test_what_differs_is_not_timed() -> None:

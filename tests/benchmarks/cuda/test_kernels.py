@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,10 @@ import torch
 from benchmarks import cuda_suite
 from benchmarks.cases import TRAINED, at_least
 from benchmarks.cuda import inputs, kernel_library, kernels, turns
+from benchmarks.cuda.case_process import measured
 from benchmarks.cuda.floors import Floors
 from benchmarks.cuda_cases import CUDA, CudaKernelCase, FloorsCase
-from benchmarks.peers.cuda_kernels import PEERS, KernelPeer, package
+from benchmarks.peers.cuda_kernels import KernelPeer, package
 from benchmarks.peers.found import Peer, Skip
 from benchmarks.report import Row, Verdict, line
 from benchmarks.setup import Setup
@@ -30,7 +32,7 @@ CASE = CudaKernelCase(
     batch=2,
     seqlen=40,
     goals={"of_copy": at_least(0.01, 2)},
-    ratio_goal=at_least(1, 5),
+    ratio_goals={"fake": at_least(1, 5)},
 )
 OURS_S, PEER_S = 1e-6, 3e-6
 HERE = Peer("9.9")
@@ -45,7 +47,7 @@ class FakeCaptured:
         assert len(launches) == 3
         for launch in launches:
             launch()
-        self._seconds = (OURS_S, PEER_S)[FakeCaptured.made]
+        self._seconds = PEER_S if FakeCaptured.made else OURS_S
         FakeCaptured.made += 1
 
     def turn(self) -> list[float]:
@@ -65,16 +67,18 @@ class FakeKernels:
         return lambda: [y * factor for y in op(*operands, **attributes)]
 
 
-def fake_peer(found: Peer | Skip = HERE, factor: float = 1.0) -> KernelPeer:
+def fake_peer(
+    found: Peer | Skip = HERE, factor: float = 1.0, name: str = "fake", slow: bool = False
+) -> KernelPeer:
     def prepare(operands: Sequence[Any], attributes: Mapping[str, Any]) -> Any:
         op = inputs.op_named("ssd_chunk_scan")
         return lambda: [y * factor for y in op(*operands, **attributes)]
 
-    class Fake(KernelPeer):
-        def probe(self) -> Peer | Skip:
-            return found
+    return KernelPeer(name, lambda: found, prepare, slow, "less work")
 
-    return Fake("fake", prepare)
+
+def failing(*_: object) -> Any:
+    raise ZeroDivisionError
 
 
 @pytest.fixture
@@ -92,14 +96,17 @@ def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     device = SimpleNamespace(L2_cache_size=1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: device)
-    monkeypatch.setitem(PEERS, CASE.op, fake_peer())
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(kernels, "PEERS", {CASE.op: fake_peer()})
+    monkeypatch.setattr(kernels, "TUNED", {})
+    monkeypatch.setattr(kernels, "ORT_PEERS", {})
     library = tmp_path / "library.so"
     library.touch()
     return Setup(tmp_path, kernel_library=library)
 
 
 def rows_of(setup: Setup, case: CudaKernelCase = CASE) -> list[Row]:
-    rows = cuda_suite.run(case, setup)
+    rows = measured(cuda_suite.run_here, case, setup)
     for row in rows:
         json.dumps(line(row), allow_nan=False)
     return rows
@@ -132,17 +139,38 @@ def test_wrong_results_are_not_timed(setup: Setup) -> None:
     [
         (fake_peer(Skip("fake is not installed")), "fake is not installed"),
         (fake_peer(factor=1.1), "it computes something else: y is off by"),
-        (KernelPeer("json", lambda *_: 1 / 0), "ZeroDivisionError"),  # type: ignore[arg-type,return-value]
+        (KernelPeer("fake", lambda: HERE, failing), "ZeroDivisionError"),
     ],
 )
 def test_a_peer_that_cannot_be_compared_leaves_ours_alone(
     peer: KernelPeer, note: str, setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(PEERS, CASE.op, peer)
+    monkeypatch.setitem(kernels.PEERS, CASE.op, peer)
     alone, beside = rows_of(setup)
     assert alone.measures["ours_us"] == pytest.approx(1)
     assert beside.verdict is Verdict.skipped
     assert note in beside.note
+
+
+def test_every_peer_has_a_row_and_a_goal_of_its_own(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "TUNED", {CASE.op: fake_peer(name="fake tuned", slow=True)})
+    absent = fake_peer(Skip("no CUDA in it"), name="onnxruntime Op")
+    monkeypatch.setattr(kernels, "ORT_PEERS", {CASE.op: absent})
+    _, plain, tuned, other = rows_of(setup)
+    assert (plain.subject, plain.verdict) == ("fake 9.9", Verdict.must)
+    assert plain.note == "less work"
+    assert (tuned.subject, tuned.verdict) == ("fake tuned 9.9", Verdict.no_goal)
+    assert (other.subject, other.note) == ("onnxruntime Op", "no CUDA in it")
+    # What compiles for minutes has to wait for a run that has them.
+    short = replace(setup, deadline=time.monotonic() + kernels.SLOW_S - 1)
+    monkeypatch.setattr(FakeCaptured, "made", 0)
+    late = rows_of(short)[2]
+    assert (late.verdict, late.measures) == (Verdict.not_run, {})
+    assert late.note.startswith("time budget")
+    (_, one) = rows_of(replace(setup, peer="fake tuned"))
+    assert one.subject == "fake tuned 9.9"
 
 
 def test_a_launch_that_fails_misses_its_goals(
@@ -154,6 +182,16 @@ def test_a_launch_that_fails_misses_its_goals(
     monkeypatch.setattr(FakeKernels, "prepare", prepare)
     (row,) = rows_of(setup)
     assert (row.verdict, row.note) == (Verdict.missed, "RuntimeError: CUDA error 801")
+
+
+def test_what_does_not_fit_says_so(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    def draw(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 99 GiB")
+
+    monkeypatch.setattr(inputs, "draw", draw)
+    (row,) = rows_of(setup)
+    assert (row.verdict, row.measures) == (Verdict.not_run, {})
+    assert row.note.startswith("does not fit: OutOfMemoryError: CUDA out of memory")
 
 
 def test_nobody_is_compared_if_nobody_is_wanted(setup: Setup) -> None:
@@ -177,7 +215,7 @@ def test_without_a_device_there_are_no_floors(
 ) -> None:
     monkeypatch.setattr("benchmarks.cuda.floors.problem", lambda: "no CUDA device")
     (case,) = (case for case in CUDA if isinstance(case, FloorsCase))
-    (row,) = cuda_suite.run(case, Setup(tmp_path))
+    (row,) = measured(cuda_suite.run_here, case, Setup(tmp_path))
     assert (row.verdict, row.note) == (Verdict.skipped, "no CUDA device")
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -39,7 +41,8 @@ class Machine:
             importlib.util, "find_spec", lambda name: None if name in self.absent else here("json")
         )
 
-    def run(self, command: Sequence[str], *, limit_s: float | None = None) -> int:
+    def run(self, command: Sequence[str], *, limit_s: float) -> int:
+        assert 0 < limit_s <= max(gpu.BUILD_S, gpu.TESTS_S, 600)
         self.ran.append(" ".join(command))
         return int(bool(self.fails) and self.fails in self.ran[-1])
 
@@ -58,7 +61,8 @@ def test_everything_in_its_order(machine: Machine, capsys: pytest.CaptureFixture
     assert "--install" in install
     assert "gpu and not slow" in tests
     assert "test_cuda_kernels.py" in tests
-    assert suite.endswith("benchmarks --suite cuda --budget 77 --results /out")
+    assert "--junitxml=/out/tests.xml" in tests
+    assert re.search(r"benchmarks --suite cuda --budget 4\d --case \* --results /out$", suite)
     assert "NVIDIA H200" in capsys.readouterr().out
 
 
@@ -155,4 +159,46 @@ def test_measurements_get_what_building_and_testing_left(
     clock = iter([0.0, 300.0])
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
     gpu.main([])
-    assert machine.ran[-1].endswith("--budget 260")
+    assert "--budget 250 --case *" in machine.ran[-1]
+    assert "--whole" not in machine.ran[-1]
+
+
+def test_chosen_cases_are_measured_and_nothing_is_tested(machine: Machine) -> None:
+    assert gpu.main(["--case", "kernel*", "--whole"]) == 0
+    assert not [command for command in machine.ran if "pytest" in command]
+    assert machine.ran[-1].endswith("--case kernel* --whole")
+
+
+def test_a_step_that_hangs_ends_with_all_it_started(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pid = tmp_path / "pid"
+    start = time.monotonic()
+    assert gpu._run(["sh", "-c", f"sleep 60 & echo $! > {pid}; wait"], limit_s=1) == 1
+    assert time.monotonic() - start < 20
+    assert "stopped after 1 s: sh -c" in capsys.readouterr().out
+    state = Path(f"/proc/{int(pid.read_text())}/stat")
+    deadline = time.monotonic() + 10
+    while state.exists() and state.read_text().split()[2] != "Z" and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not state.exists() or state.read_text().split()[2] == "Z"
+    assert gpu._run(["true"], limit_s=60) == 0
+    assert gpu._run(["false"], limit_s=60) == 1
+
+
+def test_asked_to_stop_it_stops_what_it_runs(tmp_path: Path) -> None:
+    """As whoever limits its time does, from outside."""
+    code = (
+        "import runpy, subprocess, sys; from benchmarks.cuda import __main__ as gpu;"
+        "import signal; signal.signal(signal.SIGTERM, lambda *_: sys.exit(1));"
+        f"gpu._run(['sh', '-c', 'echo $$ > {tmp_path}/pid; sleep 60'], limit_s=60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=gpu.ROOT)
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "pid").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(0.2)
+    process.terminate()
+    assert process.wait(20) == 1
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)

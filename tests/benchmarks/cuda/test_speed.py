@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import cuda_suite
+from benchmarks import cuda_suite, nvidia_smi
 from benchmarks.cases import Goal, at_least
 from benchmarks.cuda import speed
 from benchmarks.cuda_cases import CudaSpeedCase
@@ -54,12 +54,12 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
             return f"a warning\n{dump_speed(THEIRS)}\n"
         return json.dumps(OURS)
 
-    def peer(name: str, found: Peer | Skip = HERE) -> speed._Peer:
-        return speed._Peer(lambda: found, lambda case, source: [name])
+    def peer(name: str, found: Peer | Skip = HERE) -> speed.SpeedPeer:
+        return speed.SpeedPeer(lambda: found, lambda case, source: [name])
 
     for name in ("good", "broken"):
-        monkeypatch.setitem(speed._PEERS, name, peer(name))
-    monkeypatch.setitem(speed._PEERS, "absent", peer("absent", Skip("absent is not installed")))
+        monkeypatch.setitem(speed.PEERS, name, peer(name))
+    monkeypatch.setitem(speed.PEERS, "absent", peer("absent", Skip("absent is not installed")))
     monkeypatch.setattr(speed, "problem", lambda: None)
     monkeypatch.setattr(speed, "runtime_problem", lambda: None)
     monkeypatch.setattr(speed, "checkpoint", lambda shape, work, dtype: Path("checkpoint"))
@@ -125,17 +125,77 @@ def test_without_a_runtime_for_the_device_all_are_skipped(
     assert not commands, "nothing is made for nobody"
 
 
-def test_why_the_runtime_cannot_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    import onnxruntime
+def test_what_cannot_fit_is_not_tried(
+    commands: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    least = CASE.least_bytes()
+    device: dict[str, str | float] = {"memory_mib": least / 2**20 + 1}
+    monkeypatch.setattr(nvidia_smi, "query", lambda fields: device)
+    assert rows_of(Setup(tmp_path))["decode", "ours"].measures
+    commands.clear()
+    device["memory_mib"] = least / 2**20 - 1
+    rows = rows_of(Setup(tmp_path))
+    assert {row.verdict for row in rows.values()} == {Verdict.skipped}
+    assert all(row.note.startswith("does not fit: at least") for row in rows.values())
+    assert not commands
 
-    providers: Any = ["CPUExecutionProvider"]
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
-    assert "built without CUDA" in str(speed.runtime_problem())
-    providers.append("CUDAExecutionProvider")
-    library = replace(speed.native_library(), problem="it was not built")
-    monkeypatch.setattr(speed, "native_library", lambda: library)
-    assert speed.runtime_problem() == "it was not built"
-    library = replace(library, problem=None, providers=("CPUExecutionProvider",))
-    assert speed.runtime_problem() == "the native ops were built without CUDA kernels"
-    library = replace(library, providers=tuple(providers))
-    assert speed.runtime_problem() is None
+
+@pytest.mark.parametrize(
+    ("error", "verdict"),
+    [
+        ("exit 1: torch.OutOfMemoryError: CUDA out of memory. Tried", Verdict.not_run),
+        ("error[session.run]: Failed to allocate memory for requested buffer", Verdict.not_run),
+        ("error[session.run]: CUDA error 700", Verdict.missed),
+    ],
+)
+def test_ours_without_memory_is_not_wrong(
+    error: str,
+    verdict: Verdict,
+    commands: list[list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def output_of(command: list[str], *, limit_s: float) -> str:
+        raise WorkerError(error)
+
+    monkeypatch.setattr(speed, "output_of", output_of)
+    rows = rows_of(Setup(tmp_path, peer="good"))
+    assert {row.verdict for row in rows.values()} == {verdict}
+    assert all(error in row.note for row in rows.values())
+
+
+def test_long_prompts_alone_have_no_row_of_steps(commands: list[list[str]], tmp_path: Path) -> None:
+    rows = rows_of(Setup(tmp_path, peer="good"), replace(CASE, decode=False, step_goal=None))
+    assert {phase for phase, _ in rows} == {"prefill_16", "prefill_32"}
+
+
+@pytest.mark.parametrize("late", ["bench", "good"])
+@pytest.mark.parametrize(("complete", "measured"), [(1, False), (2, True)])
+def test_blocks_before_the_end_of_the_time_count(
+    complete: int,
+    measured: bool,
+    late: str,
+    commands: list[list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    setup = Setup(tmp_path, peer="good", deadline=time.monotonic() + 300)
+    answer = speed.output_of
+    asked: list[object] = []
+
+    def output_of(command: list[str], *, limit_s: float) -> str:
+        if late in command:
+            asked.append(command)
+            if len(asked) > complete:
+                object.__setattr__(setup, "deadline", 0.0)
+                raise WorkerError("it took longer than 0.1 s")
+        return answer(command, limit_s=limit_s)
+
+    monkeypatch.setattr(speed, "output_of", output_of)
+    rows = rows_of(setup)
+    if not measured:
+        assert {row.note for row in rows.values()} == {"time budget"}
+        return
+    sides: Any = rows["decode", "good 1.0"].about
+    # Two of the steps' means a block of ours, and three of the peer.
+    assert (sides["ours_s"]["count"], sides["peer_s"]["count"]) == (2 * complete, 3 * complete)

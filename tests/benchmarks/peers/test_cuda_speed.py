@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.cases import MAMBA2_130M, MAMBA_130M, Shape
 from benchmarks.cuda_cases import CUDA, CudaSpeedCase
-from benchmarks.make_checkpoint import config_of, make_checkpoint, tensors_of
-from benchmarks.peers import mamba_ssm_generate, transformers_cuda
+from benchmarks.make_checkpoint import make_checkpoint
+from benchmarks.peers import generation, mamba_ssm_generate, transformers_cuda
 from benchmarks.peers.cuda_speed import PASSES, CudaSpeed, dump_speed, measure, read_speed
+from benchmarks.peers.step_profile import read_profile
 from mamba_export.dtypes import DType
 from tests.benchmarks.samples import TINY
 
@@ -40,21 +40,6 @@ def test_a_step_is_the_difference_of_two_runs(monkeypatch: pytest.MonkeyPatch) -
     assert speed.step_s == pytest.approx([0.01] * PASSES)
 
 
-@pytest.mark.parametrize("shape", [MAMBA_130M, MAMBA2_130M], ids=lambda shape: shape.family)
-def test_a_checkpoint_is_described_in_its_words(shape: Shape) -> None:
-    config = mamba_ssm_generate.config_of(config_of(shape, DType.float16))
-    assert (config["d_model"], config["n_layer"], config["vocab_size"]) == (
-        shape.d_model,
-        shape.n_layer,
-        shape.vocab_size,
-    )
-    assert config["vocab_size"] % config["pad_vocab_size_multiple"] == 0
-    assert config["ssm_cfg"]["layer"] == {"mamba": "Mamba1", "mamba2": "Mamba2"}[shape.family]
-    names = {mamba_ssm_generate.its_name(name) for name in tensors_of(shape)}
-    assert "backbone.embedding.weight" in names
-    assert "backbone.layers.0.mixer.in_proj.weight" in names
-
-
 def test_its_state_can_be_float32_as_ours_is() -> None:
     cache = {0: (torch.ones(2, dtype=torch.float16), torch.ones(3, dtype=torch.float16))}
     ((conv, state),) = mamba_ssm_generate.with_float32_state(cache).values()
@@ -62,10 +47,12 @@ def test_its_state_can_be_float32_as_ours_is() -> None:
 
 
 def test_its_process_takes_the_case() -> None:
-    command = mamba_ssm_generate.MambaSsm("own").command(CASE, Path("checkpoint"))
+    command = mamba_ssm_generate.command(CASE, Path("checkpoint"), state="own")
     assert command[1:3] == ["-m", "benchmarks.peers.mamba_ssm_generate"]
-    options = mamba_ssm_generate._parser().parse_args(command[3:])
-    assert (options.batch, options.steps, options.state) == (CASE.batch, CASE.steps, "own")
+    assert command[-2:] == ["--state", "own"]
+    options = generation.parser("").parse_args(command[3:-2])
+    assert (options.batch, options.steps) == (CASE.batch, CASE.steps)
+    assert (options.device, options.profile) == ("cuda", False)
     assert tuple(options.seqlens) == CASE.seqlens
 
 
@@ -81,3 +68,7 @@ def test_transformers_runs_a_float16_checkpoint(
     printed = capsys.readouterr().out
     assert set(json.loads(printed.splitlines()[-1])["prefill_s"]) == {"3", "5"}
     assert len(read_speed(printed).step_s) == PASSES
+    transformers_cuda.main([str(source), *sizes, generation.PROFILE])
+    profile = read_profile(capsys.readouterr().out)
+    assert profile.kernels > 20, "every op of its two layers"
+    assert profile.by_kernel["aten::conv1d"] > 0
