@@ -12,6 +12,8 @@ from benchmarks.report import Row, Verdict, line
 
 COLUMNS = ("case", "ours", "against", "theirs", "ratio", "95 %", "must / aim", "verdict", "note")
 _RATIO = "ratio"
+WIDTH = 220
+"""At least: a note in a narrow column is a page long."""
 
 
 def print_comparison(suite: str, rows: list[Row]) -> None:
@@ -22,7 +24,7 @@ def print_comparison(suite: str, rows: list[Row]) -> None:
     for row in rows:
         table.add_row(*cells(line(row)))
     console = Console()
-    Console(width=max(console.width, 160)).print(table)
+    Console(width=max(console.width, WIDTH)).print(table)
 
 
 def markdown(records: Iterable[Mapping[str, Any]]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from benchmarks.cases import Case
@@ -19,7 +19,7 @@ from benchmarks.cuda_cases import (
 from benchmarks.report import Row, Verdict
 from benchmarks.setup import Setup
 
-_KINDS: dict[type[Case], Callable[[Any, Setup], list[Row]]] = {
+_KINDS: dict[type[Case], Callable[[Any, Setup], Iterable[Row]]] = {
     FloorsCase: floors.run,
     CudaKernelCase: kernels.run,
     CudaParityCase: parity.run,
@@ -28,7 +28,7 @@ _KINDS: dict[type[Case], Callable[[Any, Setup], list[Row]]] = {
 }
 APART = (FloorsCase, CudaKernelCase)
 """Cases that use the device themselves; the others start processes that do."""
-CASE_S, SLOW_CASE_S = 120.0, 600.0
+CASE_S, SLOW_CASE_S = 150.0, 600.0
 """For a case, and for one with slow peers; most of it is what kernels take to compile at first."""
 LEAST_S = 45.0
 """What must be left for a whole model: making, exporting and checking it takes as long."""
@@ -48,8 +48,8 @@ def run(case: Case, setup: Setup) -> list[Row]:
     return measured(run_here, case, setup)
 
 
-def run_here(case: Case, setup: Setup) -> list[Row]:
-    """Measure a case in this process."""
+def run_here(case: Case, setup: Setup) -> Iterable[Row]:
+    """Measure a case in this process; rows come as they are found."""
     return _KINDS[type(case)](case, setup)
 
 

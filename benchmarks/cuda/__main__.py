@@ -27,6 +27,8 @@ BUILD = ROOT / "build" / "cuda"
 CUDA_BIN = Path("/usr/local/cuda/bin")
 """Where CUDA's compiler is if it is not on the path."""
 
+LIBRARY_PATH = "LD_LIBRARY_PATH"
+
 TOOLS = ("c++", "nvcc", "cmake", "ninja")
 TARGETS = ("cuda_fuzz", "mamba_kernel_library")
 LIBRARY = "mamba_onnxruntime"
@@ -61,6 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     end = time.monotonic() + options.budget - RESERVE_S
     if shutil.which("nvcc") is None and (CUDA_BIN / "nvcc").is_file():
         os.environ["PATH"] += f"{os.pathsep}{CUDA_BIN}"
+    # ONNX Runtime looks for them beside itself only, which is not where it was carried to.
+    paths = [*filter(None, [os.environ.get(LIBRARY_PATH)]), *cuda_libraries()]
+    os.environ[LIBRARY_PATH] = os.pathsep.join(paths)
     missing = [tool for tool in TOOLS if shutil.which(tool) is None]
     if missing:
         return _stop(f"cannot build: {', '.join(missing)} not found")
@@ -84,6 +89,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _say(f"{device['name']}, driver {device['driver']}, built for {chosen}")
     failed = 0 if options.case != ALL else _test(options.results)
     return max(failed, _measure(options, end - time.monotonic()))
+
+
+def cuda_libraries() -> list[str]:
+    """Return where the wheels of CUDA and cuDNN that torch came with keep their libraries."""
+    spec = importlib.util.find_spec("nvidia")
+    roots = [] if spec is None else [Path(root) for root in spec.submodule_search_locations or ()]
+    found = {file.parent for root in roots for file in root.glob("*/lib/*.so*")}
+    return sorted(map(str, found))
 
 
 def _build(architectures: str) -> bool:

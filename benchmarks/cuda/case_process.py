@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import multiprocessing
 import sys
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
@@ -17,7 +18,7 @@ from benchmarks.cases import Case
 from benchmarks.report import Row, Verdict, one_line
 from benchmarks.setup import Setup
 
-Runner = Callable[[Case, Setup], list[Row]]
+Runner = Callable[[Case, Setup], Iterable[Row]]
 
 KILLED_S = 10.0
 """A process that a driver holds ends when the driver lets it: nobody waits for that."""
@@ -26,15 +27,13 @@ _STARTED_ANEW = multiprocessing.get_context("spawn")  # CUDA does not survive a 
 
 
 @dataclass(frozen=True)
-class _Done:
-    """What became of a case.
+class _End:
+    """There are no more rows of a case.
 
     Attributes:
-        rows: of it.
         sound: whether the process can go on.
     """
 
-    rows: list[Row]
     sound: bool
 
 
@@ -51,7 +50,7 @@ class CaseProcess:
         self._pipe: Connection | None = None
 
     def run(self, case: Case, setup: Setup, limit_s: float) -> list[Row]:
-        """Measure a case; one that ends or outlasts its process misses its goals."""
+        """Measure a case; what it found before it ended or outlasted its process is kept."""
         if self._pipe is None:
             self._pipe, theirs = _STARTED_ANEW.Pipe()
             # A daemon, so that it ends with this process.
@@ -61,15 +60,20 @@ class CaseProcess:
             self._process.start()
             theirs.close()
         self._pipe.send((case, setup))
-        if not self._pipe.poll(limit_s):
-            return self._lost(case, f"it took longer than {limit_s:.0f} s")
-        try:
-            done: _Done = self._pipe.recv()
-        except EOFError:
-            return self._lost(case, "its process ended")
-        if not done.sound:
-            self.close()
-        return done.rows
+        end = time.monotonic() + limit_s
+        rows: list[Row] = []
+        while True:
+            if not self._pipe.poll(max(end - time.monotonic(), 0)):
+                return [*rows, self._lost(case, rows, f"it took longer than {limit_s:.0f} s")]
+            try:
+                said: Row | _End = self._pipe.recv()
+            except EOFError:
+                return [*rows, self._lost(case, rows, "its process ended")]
+            if isinstance(said, _End):
+                if not said.sound:
+                    self.close()
+                return rows
+            rows.append(said)
 
     def close(self) -> None:
         """End the process, whatever it does; the next case starts another."""
@@ -79,33 +83,41 @@ class CaseProcess:
             self._process.join(KILLED_S)
         self._pipe = self._process = None
 
-    def _lost(self, case: Case, reason: str) -> list[Row]:
+    def _lost(self, case: Case, rows: list[Row], reason: str) -> Row:
         self.close()
-        return [Row(case.name, "ours", {}, Verdict.missed, reason, case.goals)]
+        if rows:  # ours is the first of them
+            return Row(case.name, "the peer after", {}, Verdict.not_run, reason)
+        return Row(case.name, "ours", {}, Verdict.missed, reason, case.goals)
 
 
 def measured(runner: Runner, case: Case, setup: Setup) -> list[Row]:
     """Measure a case in this process; one that fails misses its goals."""
-    return _done(runner, case, setup).rows
+    return list(_rows(runner, case, setup))
 
 
-def _done(runner: Runner, case: Case, setup: Setup) -> _Done:
+def _rows(runner: Runner, case: Case, setup: Setup) -> Generator[Row, None, bool]:
+    """Yield rows as they are found; return whether nothing was raised."""
     try:
-        return _Done(runner(case, setup), sound=True)
+        yield from runner(case, setup)
     except Exception as error:  # a driver, a compiler and others' code raise what they like
         traceback.print_exc()
-        row = Row(case.name, "ours", {}, Verdict.missed, one_line(error), case.goals)
-        return _Done([row], sound=False)
+        yield Row(case.name, "ours", {}, Verdict.missed, one_line(error), case.goals)
+        return False
+    return True
 
 
 def _serve(pipe: Connection, runner: Runner) -> None:
+    def answer(case: Case, setup: Setup) -> Generator[Row, None, None]:
+        good = yield from _rows(runner, case, setup)
+        pipe.send(_End(good and not _device_error()))
+
     while True:
         try:
             case, setup = pipe.recv()
         except EOFError:
             return
-        done = _done(runner, case, setup)
-        pipe.send(_Done(done.rows, done.sound and not _device_error()))
+        for row in answer(case, setup):
+            pipe.send(row)
 
 
 def _device_error() -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,25 +34,24 @@ SLOW_S = 900.0
 """What must be left of a budget for a peer that compiles for minutes."""
 
 
-def run(case: CudaKernelCase, setup: Setup) -> list[Row]:
-    """Check the kernel, then time it in turns with each peer that there is, or alone."""
+def run(case: CudaKernelCase, setup: Setup) -> Iterator[Row]:
+    """Check the kernel, time it alone, then in turns with each peer that there is."""
     library = setup.kernel_library or BUILT
     reason = problem()
     if reason is None and not library.is_file():
         reason = "the kernels were not built: `make gpu` does, or --kernel-library PATH"
     peers = _peers(case, setup)
     if reason is not None:
-        return [
-            Row(case.name, OURS, {}, Verdict.skipped, reason, case.goals),
-            *(_unmeasured(case, peer, Verdict.skipped, reason) for peer in peers),
-        ]
+        yield Row(case.name, OURS, {}, Verdict.skipped, reason, case.goals)
+        yield from (_unmeasured(case, peer, Verdict.skipped, reason) for peer in peers)
+        return
     import torch
 
     try:
-        return _measured(case, peers, library, setup)
+        yield from _measured(case, peers, library, setup)
     except torch.OutOfMemoryError as error:
         reason = f"does not fit: {one_line(error)}"
-        return [Row(case.name, OURS, {}, Verdict.not_run, reason, case.goals)]
+        yield Row(case.name, OURS, {}, Verdict.not_run, reason, case.goals)
 
 
 def operand_bytes(tensors: Sequence[Tensor]) -> int:
@@ -102,7 +101,7 @@ def _ratio_goals(case: CudaKernelCase, peer: TimedPeer) -> Mapping[str, Goal]:
 
 def _measured(
     case: CudaKernelCase, peers: Sequence[TimedPeer], library: Path, setup: Setup
-) -> list[Row]:
+) -> Iterator[Row]:
     import torch
 
     from benchmarks.cuda import turns
@@ -121,7 +120,8 @@ def _measured(
     torch.cuda.synchronize()
     wrong, errors = disagreement(op, DType.float16, mine, exact)
     if wrong:
-        return [Row(case.name, OURS, {}, Verdict.missed, f"parity: {wrong}", case.goals)]
+        yield Row(case.name, OURS, {}, Verdict.missed, f"parity: {wrong}", case.goals)
+        return
 
     moved = operand_bytes([*inputs, *mine])
     cache = torch.cuda.get_device_properties(0).L2_cache_size
@@ -146,9 +146,9 @@ def _measured(
         "ours_s": asdict(spread(ours)),
         "device": taken.device,
     }
-    row = judged_row(case.name, OURS, measures, goals=case.goals, about=alone, note=note(measures))
+    yield judged_row(case.name, OURS, measures, goals=case.goals, about=alone, note=note(measures))
     timed = _Timed(case, op, attributes, inputs, sets, exact, captured, errors, about)
-    return [row, *(_beside(timed, peer, setup) for peer in peers)]
+    yield from (_beside(timed, peer, setup) for peer in peers)
 
 
 @dataclass(frozen=True)

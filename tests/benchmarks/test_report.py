@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.cases import Goal, at_least
-from benchmarks.report import Row, Verdict, judge, record, summary
+from benchmarks.report import Row, Verdict, judge, progress, record, summary
 from tests.benchmarks.samples import RATIO
 
 SHARE = {"share": Goal(0.08, 0.04)}
@@ -105,3 +105,9 @@ def test_a_record_is_one_json_line_a_row(tmp_path: Path) -> None:
     assert [line["case"] for line in lines] == ["case.0", "case.1", "case.2"]
     assert all(line["run"] == run["run"] for line in lines)
     assert all(line["hardware"]["cpu"] and line["versions"]["python"] for line in lines)
+
+
+def test_a_row_is_one_line_while_it_is_watched() -> None:
+    row = Row("kernel.x", "ours", {"ours_us": 1.25}, Verdict.must, "50% of copy")
+    assert progress(row) == "  kernel.x, ours: must, ours_us 1.25, 50% of copy"
+    assert progress(Row("a", "b", {}, Verdict.not_run)) == "  a, b: not run"

@@ -24,3 +24,10 @@ def test_a_worker_that_fails_says_why() -> None:
         output_of(["sleep", "5"], limit_s=0.2)
     with pytest.raises(WorkerError, match="No such file"):
         output_of(["/no/such/program"])
+
+
+def test_a_code_that_is_accepted_is_an_answer() -> None:
+    command = [sys.executable, "-c", "print('a report'); raise SystemExit(79)"]
+    assert output_of(command, accepted=(0, 79)) == "a report\n"
+    with pytest.raises(WorkerError, match="exit 79"):
+        output_of(command)

@@ -31,8 +31,12 @@ class BrokenDevice:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
 
-def play(asked: Case, setup: Setup) -> list[Row]:
+def play(asked: Case, setup: Setup) -> Iterator[Row]:
     """Do what the case's name says, and say in which process."""
+    if asked.name.startswith("found"):
+        yield Row(asked.name, "ours", {"process": os.getpid()}, Verdict.no_goal)
+    if asked.name == "found, hang":
+        time.sleep(600)
     if asked.name == "hang":
         time.sleep(600)
     if asked.name == "end":
@@ -41,7 +45,7 @@ def play(asked: Case, setup: Setup) -> list[Row]:
         raise RuntimeError("CUDA error 700\nmore")
     if asked.name == "peer":
         sys.modules["torch"] = types.SimpleNamespace(cuda=BrokenDevice())  # type: ignore[assignment]
-    return [Row(asked.name, "ours", {"process": os.getpid()}, Verdict.no_goal)]
+    yield Row(asked.name, "ours", {"process": os.getpid()}, Verdict.no_goal)
 
 
 @pytest.fixture
@@ -74,6 +78,14 @@ def test_what_comes_after_has_a_process_that_is_well(
     if note:
         assert (row.verdict, row.goals) == (Verdict.missed, GOALS)
     assert where("three") != first
+
+
+def test_what_was_found_before_is_kept(process: CaseProcess, setup: Setup) -> None:
+    process.run(case("one"), setup, 60)
+    ours, rest = process.run(case("found, hang"), setup, 2)
+    assert ours.measures["process"] != os.getpid()
+    assert (rest.subject, rest.verdict) == ("the peer after", Verdict.not_run)
+    assert rest.note == "it took longer than 2 s"
 
 
 def test_closing_it_twice_does_nothing(process: CaseProcess, setup: Setup) -> None:

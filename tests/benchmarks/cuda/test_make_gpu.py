@@ -32,6 +32,8 @@ class Machine:
         self.ran: list[str] = []
         self.fails = ""
         here = importlib.util.find_spec
+        monkeypatch.setenv(gpu.LIBRARY_PATH, "/given")
+        monkeypatch.setattr(gpu, "cuda_libraries", lambda: ["/wheels/cu13/lib"])
         monkeypatch.setattr(shutil, "which", lambda tool: tool if tool in self.tools else None)
         monkeypatch.setattr(gpu, "CUDA_BIN", Path("/nowhere"))
         monkeypatch.setattr(gpu, "_has_target", lambda name: self.headers)
@@ -54,6 +56,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 def test_everything_in_its_order(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
     assert gpu.main(["--budget", "77", "--results", "/out"]) == 0
+    assert os.environ[gpu.LIBRARY_PATH] == "/given:/wheels/cu13/lib"
     configure, build, library, install, tests, suite = machine.ran
     assert "-DMAMBA_EXPORT_CUDA_ARCHITECTURES=90a-real" in configure
     assert build.endswith("--target cuda_fuzz mamba_kernel_library")
@@ -64,6 +67,18 @@ def test_everything_in_its_order(machine: Machine, capsys: pytest.CaptureFixture
     assert "--junitxml=/out/tests.xml" in tests
     assert re.search(r"benchmarks --suite cuda --budget 4\d --case \* --results /out$", suite)
     assert "NVIDIA H200" in capsys.readouterr().out
+
+
+def test_the_wheels_of_cuda_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("cu13/lib/libcublas.so.13", "cudnn/lib/libcudnn.so.9", "cu13/include/cuda.h"):
+        (tmp_path / "nvidia" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "nvidia" / name).touch()
+    monkeypatch.delitem(sys.modules, "nvidia", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    wanted = [str(tmp_path / "nvidia" / name / "lib") for name in ("cu13", "cudnn")]
+    assert [path for path in gpu.cuda_libraries() if str(tmp_path) in path] == wanted
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert gpu.cuda_libraries() == []
 
 
 def test_without_a_device_it_stops(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
