@@ -140,6 +140,11 @@ __device__ __forceinline__ float ordinary_decay(float dt, float A) {
   return __uint_as_float(__float_as_uint(exp2_fraction(f)) + (__float_as_uint(rounded) << 23));
 }
 
+// The largest |A|, step by step; NaN if decays with one of them are not ordinary for any dt.
+__device__ __forceinline__ float faster(float fastest, float A) {
+  return A <= 0.0f ? at_least(fastest, -A) : NAN;
+}
+
 // 1 / x to within 1 ulp, and 0 where that is no normal number.
 __device__ __forceinline__ float reciprocal(float x) {
 #ifdef __CUDA_ARCH__

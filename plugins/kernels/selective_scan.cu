@@ -6,6 +6,8 @@
 //         segment ends when it starts from zero, and how much it decays; a second one finds from
 //         these where each segment really starts; the third is the walk. Only the second reads the
 //         initial state and only the third writes the final one, so they may be the same memory.
+#include <type_traits>
+
 #include "cuda_device.cuh"
 #include "cuda_kernels.h"
 #include "selective_scan.h"
@@ -118,6 +120,10 @@ __global__ void __launch_bounds__(kThreads, kBlocks) walk(Scan scan) {
   slice.load_from(A, p.A + d * p.dstate, scan.wide_states);
 #pragma unroll
   for (int s = 0; s < kStates; ++s) A[s] *= kLog2E;
+  float fastest = 0;
+#pragma unroll
+  for (int s = 0; s < kStates; ++s) fastest = faster(fastest, A[s]);
+  const float longest = kOrdinaryExponent / fastest;
   if constexpr (!kFirst) {
     const float* const start = scan.starts != nullptr ? scan.starts + part * p.dstate
                                                       : p.ssm_state + (b * p.dim + d) * p.dstate;
@@ -160,6 +166,45 @@ __global__ void __launch_bounds__(kThreads, kBlocks) walk(Scan scan) {
   };
 
   float2 steps = {0.0f, 0.0f};
+  // Goes over the tokens from `i` on, of a tile. Where their decays are ordinary, that takes less.
+  const auto advance = [&](auto ordinary, int tile, int i, std::int64_t to,
+                           const float (&x)[kAhead], const float (&dt)[kAhead],
+                           const float (&z)[kAhead]) {
+    constexpr bool kOrdinary = decltype(ordinary)::value;
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) {
+      if (tile + i + k >= end) break;
+      const float dtx = dt[k] * x[k];
+      float even = 0, odd = 0;
+#pragma unroll
+      for (int j = 0; j < kStates / kWidth; ++j) {
+        const int from = (i + k) * states + slice.state(j);
+        float B[kWidth], C[kWidth];
+        load<kWidth>(B, tile_B + from);
+        if constexpr (!kFirst) load<kWidth>(C, tile_C + from);
+#pragma unroll
+        for (int m = 0; m < kWidth; ++m) {
+          const int s = j * kWidth + m;
+          const float a = kOrdinary ? ordinary_decay(dt[k], A[s]) : decay(dt[k], A[s]);
+          h[s] = fmaf(a, h[s], dtx * B[m]);
+          // An infinite input times the B of no state would be NaN.
+          if (!kFull && slice.state(j) + m >= dstate) h[s] = 0.0f;
+          if constexpr (!kFirst) (m % 2 ? odd : even) = fmaf(h[s], C[m], m % 2 ? odd : even);
+        }
+      }
+      if constexpr (kFirst) {
+        steps.x += dt[k] > 0.0f ? dt[k] : 0.0f;
+        steps.y += dt[k] < 0.0f ? dt[k] : 0.0f;
+      } else {
+        float y = even + odd;
+        for (int by = slice.lanes / 2; by > 0; by /= 2) y += __shfl_xor_sync(kAllLanes, y, by);
+        y = fmaf(skip, x[k], y);
+        if (p.gated) y *= silu(z[k]);
+        if (writes) static_cast<T*>(p.y)[to + k * stride] = from_float<T>(y);
+      }
+    }
+  };
+
   fetch_rows(first);
   fetch_tokens(first);
   for (int tile = first; tile < end; tile += tokens) {
@@ -190,36 +235,14 @@ __global__ void __launch_bounds__(kThreads, kBlocks) walk(Scan scan) {
       const std::int64_t to = at;
       at += kAhead * stride;
       fetch_tokens(tile + i + kAhead);
+      bool ordinary = true;
 #pragma unroll
-      for (int k = 0; k < kAhead; ++k) {
-        if (tile + i + k >= end) break;
-        const float dtx = dt[k] * x[k];
-        float even = 0, odd = 0;
-#pragma unroll
-        for (int j = 0; j < kStates / kWidth; ++j) {
-          const int from = (i + k) * states + slice.state(j);
-          float B[kWidth], C[kWidth];
-          load<kWidth>(B, tile_B + from);
-          if constexpr (!kFirst) load<kWidth>(C, tile_C + from);
-#pragma unroll
-          for (int m = 0; m < kWidth; ++m) {
-            float& state = h[j * kWidth + m];
-            state = fmaf(decay(dt[k], A[j * kWidth + m]), state, dtx * B[m]);
-            // An infinite input times the B of no state would be NaN.
-            if (!kFull && slice.state(j) + m >= dstate) state = 0.0f;
-            if constexpr (!kFirst) (m % 2 ? odd : even) = fmaf(state, C[m], m % 2 ? odd : even);
-          }
-        }
-        if constexpr (kFirst) {
-          steps.x += dt[k] > 0.0f ? dt[k] : 0.0f;
-          steps.y += dt[k] < 0.0f ? dt[k] : 0.0f;
-        } else {
-          float y = even + odd;
-          for (int by = slice.lanes / 2; by > 0; by /= 2) y += __shfl_xor_sync(kAllLanes, y, by);
-          y = fmaf(skip, x[k], y);
-          if (p.gated) y *= silu(z[k]);
-          if (writes) static_cast<T*>(p.y)[to + k * stride] = from_float<T>(y);
-        }
+      for (int k = 0; k < kAhead; ++k) ordinary = ordinary && dt[k] >= 0.0f && dt[k] <= longest;
+      // All lanes vote, so that they stay together.
+      if (__all_sync(kAllLanes, ordinary)) {
+        advance(std::true_type{}, tile, i, to, x, dt, z);
+      } else {
+        advance(std::false_type{}, tile, i, to, x, dt, z);
       }
     }
   }

@@ -212,10 +212,7 @@ __global__ void __launch_bounds__(kLaneThreads, kLaneBlocks<T>) scan_over_lanes(
   __syncthreads();
   if (thread < kLaneChannels) {
     float fastest = 0;
-    for (int n = 0; n < dstate; ++n) {
-      const float A = states[thread][n].x;
-      fastest = A <= 0.0f ? at_least(fastest, -A) : NAN;
-    }
+    for (int n = 0; n < dstate; ++n) fastest = faster(fastest, states[thread][n].x);
     const unsigned d = first + static_cast<unsigned>(thread < channels ? thread : 0);
     constants[thread] = {p.dt_bias[d], p.D[d], kOrdinaryExponent / fastest};
   }

@@ -1,6 +1,8 @@
 // One token of Mamba's recurrence on a GPU: a copy of the state, with some arithmetic on the way.
-// Adjacent lanes share a channel, each with four adjacent states at a time, so a warp reads and
-// writes whole lines; nobody else reads what a lane writes, so the state may be updated in place.
+// Adjacent lanes share a channel, each with two times four adjacent states at a time, so a warp
+// reads and writes whole sectors; nobody else reads what a lane writes, so the state may be updated
+// in place. A thread has its channel in a few rows of the batch: where it works is found once for
+// them, and their loads are on their way together.
 #include "cuda_device.cuh"
 #include "cuda_kernels.h"
 #include "selective_state_update.cuh"
@@ -9,101 +11,131 @@ namespace mamba_export {
 namespace cuda {
 namespace {
 
-constexpr int kStates = 4;  // of a lane at a time
+constexpr int kWidth = 4;  // adjacent states
+constexpr int kParts = 2;  // of a lane at a time, with the other lanes' between them
+constexpr int kStates = kParts * kWidth;
 constexpr int kThreads = 128;
+constexpr int kManyRows = 2;  // of the batch, in a thread
 
 struct Token {
   SelectiveStateUpdateParams p;
   const std::int32_t* seqlens;  // or null
-  unsigned lanes;               // of a channel
+  unsigned lanes_log2;          // of a channel
   unsigned items;               // lanes in all
   unsigned threads;             // of a block
 };
 
-// What a lane has of a channel; where a row ends inside, zeros.
-struct Operands {
-  float h[kStates], A[kStates], B[kStates], C[kStates];
-};
-
+// kWide: rows of states consist of whole, aligned vectors. What does not exist is zeros.
 template <bool kWide, class T>
-__device__ __forceinline__ void load_states(float (&to)[kStates], const T* from, int left) {
+__device__ __forceinline__ void load_states(float (&to)[kWidth], const T* from, int left) {
+  const auto some = load_some<kWidth>(from, left, kWide);
+#pragma unroll
+  for (int i = 0; i < kWidth; ++i) to[i] = to_float(some.element[i]);
+}
+
+template <bool kWide>
+__device__ __forceinline__ void store_states(float* to, const float (&from)[kWidth], int left) {
   if constexpr (kWide) {
-    load<kStates>(to, from);
+    if (left > 0) store<kWidth>(to, from);
   } else {
 #pragma unroll
-    for (int i = 0; i < kStates; ++i) to[i] = i < left ? to_float(from[i]) : 0.0f;
+    for (int i = 0; i < kWidth; ++i) {
+      if (i < left) to[i] = from[i];
+    }
   }
 }
 
-// kWide: rows of states consist of whole, aligned vectors.
-template <class T, bool kWide>
+template <class T, bool kWide, int kRows>
 __global__ void __launch_bounds__(kThreads) update(Token token) {
   const SelectiveStateUpdateParams& p = token.p;
   unsigned item = blockIdx.x * token.threads + threadIdx.x;
   const bool exists = item < token.items;
   if (!exists) item = token.items - 1;  // has no states, but takes part in its warp's sums
-  const auto lane = static_cast<int>(item % token.lanes);
-  const unsigned channel = item / token.lanes;  // in all rows
+  const int lanes = 1 << token.lanes_log2;
+  const int lane = static_cast<int>(item) & (lanes - 1);
+  item >>= token.lanes_log2;
   const auto dim = static_cast<unsigned>(p.dim);
-  const unsigned b = channel / dim;
-  const unsigned d = channel % dim;
+  const unsigned d = item % dim;
+  const std::int64_t first = std::int64_t{item / dim} * kRows;  // row of the batch
   const unsigned group = d / (dim / static_cast<unsigned>(p.ngroups));
-  const auto dstate = static_cast<int>(p.dstate);
+  const auto rows = static_cast<int>(p.batch - first < kRows ? p.batch - first : kRows);
+  const int dstate = exists ? static_cast<int>(p.dstate) : 0;
 
-  const std::int64_t row = (b * p.ngroups + group) * p.dstate;
-  const T* const B = static_cast<const T*>(p.B) + row;
-  const T* const C = static_cast<const T*>(p.C) + row;
-  const float* const A = p.A + d * p.dstate;
-  const float* const past = p.ssm_state + channel * p.dstate;
-  float* const present = p.ssm_state_out + channel * p.dstate;
-  const auto operands = [&](int n) {
-    Operands o;
-    load_states<kWide>(o.h, past + n, dstate - n);
-    load_states<kWide>(o.A, A + n, dstate - n);
-    load_states<kWide>(o.B, B + n, dstate - n);
-    load_states<kWide>(o.C, C + n, dstate - n);
-    return o;
-  };
-
-  // All loads are on their way before the first of them is needed.
-  int n = exists ? lane * kStates : dstate;
-  Operands o{};
-  if (n < dstate) o = operands(n);
-  const float x = to_float(static_cast<const T*>(p.x)[channel]);
-  const float z = p.gated ? to_float(static_cast<const T*>(p.z)[channel]) : 0.0f;
-  const float skip = p.D[d];
-  const bool valid = valid_tokens(token.seqlens, b, 1) > 0;
-  const float dt =
-      step_size(to_float(static_cast<const T*>(p.dt)[channel]), p.dt_bias[d], p.dt_softplus);
-  const float dtx = dt * x;
-
-  float sum = 0;
-  while (n < dstate) {
+  // What a row has for this channel; a row that does not exist takes part as the last that does.
+  const auto row_at = [&](int r) { return first + (r < rows ? r : rows - 1); };
+  float x[kRows], z[kRows], dt[kRows], sum[kRows] = {};
+  bool valid[kRows];
 #pragma unroll
-    for (int i = 0; i < kStates; ++i) {
-      if (!kWide && n + i >= dstate) break;
-      const float h = fmaf(decay(dt, o.A[i] * kLog2E), o.h[i], dtx * o.B[i]);
-      sum = fmaf(h, o.C[i], sum);
-      o.h[i] = valid ? h : o.h[i];
-    }
-    if constexpr (kWide) {
-      store<kStates>(present + n, o.h);
-    } else {
+  for (int r = 0; r < kRows; ++r) {
+    const std::int64_t at = row_at(r) * p.dim + d;
+    x[r] = to_float(static_cast<const T*>(p.x)[at]);
+    dt[r] = to_float(static_cast<const T*>(p.dt)[at]);
+    z[r] = p.gated ? to_float(static_cast<const T*>(p.z)[at]) : 0.0f;
+    valid[r] = valid_tokens(token.seqlens, row_at(r), 1) > 0;
+  }
+  const float bias = p.dt_bias[d], skip = p.D[d];
+
+  for (int tile = lane * kWidth; tile < dstate; tile += lanes * kStates) {
+    // All loads are on their way before the first of them is needed.
+    float A[kParts][kWidth], h[kRows][kParts][kWidth], B[kRows][kParts][kWidth],
+        C[kRows][kParts][kWidth];
 #pragma unroll
-      for (int i = 0; i < kStates; ++i) {
-        if (n + i < dstate) present[n + i] = o.h[i];
+    for (int j = 0; j < kParts; ++j) {
+      const int n = tile + j * lanes * kWidth;
+      load_states<kWide>(A[j], p.A + d * p.dstate + n, dstate - n);
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        const std::int64_t row = (row_at(r) * p.ngroups + group) * p.dstate + n;
+        load_states<kWide>(h[r][j], p.ssm_state + (row_at(r) * p.dim + d) * p.dstate + n,
+                           dstate - n);
+        load_states<kWide>(B[r][j], static_cast<const T*>(p.B) + row, dstate - n);
+        load_states<kWide>(C[r][j], static_cast<const T*>(p.C) + row, dstate - n);
       }
     }
-    n += static_cast<int>(token.lanes) * kStates;
-    if (n < dstate) o = operands(n);
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      const float step = step_size(dt[r], bias, p.dt_softplus);
+      const float dtx = step * x[r];
+#pragma unroll
+      for (int j = 0; j < kParts; ++j) {
+        const int n = tile + j * lanes * kWidth;
+        if (n >= dstate) continue;
+#pragma unroll
+        for (int i = 0; i < kWidth; ++i) {
+          if (!kWide && n + i >= dstate) break;
+          const float next = fmaf(decay(step, A[j][i] * kLog2E), h[r][j][i], dtx * B[r][j][i]);
+          sum[r] = fmaf(next, C[r][j][i], sum[r]);
+          h[r][j][i] = valid[r] ? next : h[r][j][i];
+        }
+        if (r < rows) {
+          store_states<kWide>(p.ssm_state_out + (row_at(r) * p.dim + d) * p.dstate + n, h[r][j],
+                              dstate - n);
+        }
+      }
+    }
   }
-  for (int by = static_cast<int>(token.lanes) / 2; by > 0; by /= 2) {
-    sum += __shfl_xor_sync(kAllLanes, sum, by);
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    for (int by = lanes / 2; by > 0; by /= 2) sum[r] += __shfl_xor_sync(kAllLanes, sum[r], by);
+    float y = fmaf(skip, x[r], sum[r]);
+    if (p.gated) y *= silu(z[r]);
+    if (exists && lane == 0 && r < rows) {
+      static_cast<T*>(p.y)[row_at(r) * p.dim + d] = from_float<T>(valid[r] ? y : 0.0f);
+    }
   }
-  if (!exists || lane != 0) return;
-  float y = fmaf(skip, x, sum);
-  if (p.gated) y *= silu(z);
-  static_cast<T*>(p.y)[channel] = from_float<T>(valid ? y : 0.0f);
+}
+
+template <class T, int kRows>
+cudaError_t run_rows(Token token, bool wide, int processors, cudaStream_t stream) {
+  const SelectiveStateUpdateParams& p = token.p;
+  const std::int64_t items = blocks_of(p.batch, kRows) * p.dim << token.lanes_log2;
+  if (items > kMaxItems) return cudaErrorInvalidValue;
+  // Where there is little to do, small blocks bring it to more multiprocessors.
+  const int threads = items >= std::int64_t{2} * kThreads * processors ? kThreads : kWarp;
+  token.items = static_cast<unsigned>(items);
+  token.threads = static_cast<unsigned>(threads);
+  return launch(wide ? update<T, true, kRows> : update<T, false, kRows>, blocks_of(items, threads),
+                threads, 0, stream, token);
 }
 
 template <class T>
@@ -112,19 +144,18 @@ cudaError_t run(const SelectiveStateUpdateParams& p, const std::int32_t* seqlens
   int processors = 0;
   const cudaError_t error = device_attribute(cudaDevAttrMultiProcessorCount, &processors);
   if (error != cudaSuccess) return error;
-  unsigned lanes = 1;
-  while (lanes < kWarp && lanes * kStates < p.dstate) lanes *= 2;
-  const std::int64_t items = p.batch * p.dim * lanes;
-  if (items > kMaxItems) return cudaErrorInvalidValue;
-  const bool wide = p.dstate % kStates == 0 && aligned(p.A) && aligned(p.ssm_state) &&
-                    aligned(p.ssm_state_out) && aligned(p.B, kStates * sizeof(T)) &&
-                    aligned(p.C, kStates * sizeof(T));
-  // Where there is little to do, small blocks bring it to more multiprocessors.
-  const int threads = items >= std::int64_t{2} * kThreads * processors ? kThreads : kWarp;
-  const Token token = {p, seqlens, lanes, static_cast<unsigned>(items),
-                       static_cast<unsigned>(threads)};
-  return launch(wide ? update<T, true> : update<T, false>, blocks_of(items, threads), threads, 0,
-                stream, token);
+  Token token = {p, seqlens, 0, 0, 0};
+  while ((1 << token.lanes_log2) < kWarp && (kStates << token.lanes_log2) < p.dstate) {
+    ++token.lanes_log2;
+  }
+  const bool wide = p.dstate % kWidth == 0 && aligned(p.A) && aligned(p.ssm_state) &&
+                    aligned(p.ssm_state_out) && aligned(p.B, kWidth * sizeof(T)) &&
+                    aligned(p.C, kWidth * sizeof(T));
+  // Threads of several rows must still occupy the device.
+  constexpr std::int64_t kEnough = 512;  // of a multiprocessor
+  const std::int64_t threads = p.batch / kManyRows * p.dim << token.lanes_log2;
+  return threads >= kEnough * processors ? run_rows<T, kManyRows>(token, wide, processors, stream)
+                                         : run_rows<T, 1>(token, wide, processors, stream);
 }
 
 }  // namespace
