@@ -119,11 +119,11 @@ CUDA = [
         "for (int i = 1; i < kRowThreads / kWarp; ++i) total",
     ),
     bug(
-        "a state is read in vectors wherever it lies",
+        "a bias is read in vectors wherever it lies",
         _CONV,
         "rows:CausalConv1d",
-        "                    aligned(p.conv_state) && aligned(p.y);",
-        "                    aligned(p.y);",
+        "aligned(p.weight) && aligned(p.bias) &&",
+        "aligned(p.weight) &&",
     ),
     bug(
         "the second of two buffers begins anywhere",

@@ -83,3 +83,10 @@ def test_a_seeded_bug_is_caught(entry: Bug, tmp_path: Path) -> None:
 def test_an_unchanged_copy_passes(check: str, tmp_path: Path) -> None:
     code, output = run_check(check, None, tmp_path)
     assert code == 0, output
+
+
+def test_every_entry_still_describes_the_code() -> None:
+    for entry in CUDA:
+        text = (KERNELS / entry.file).read_text()
+        for old, _ in entry.replacements:
+            assert text.count(old) == 1, (entry.name, text.count(old), old)

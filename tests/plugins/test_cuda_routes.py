@@ -92,7 +92,7 @@ WIDE = (
     "selective_scan-route_some_whole",
     "selective_scan-route_few_whole",
     "selective_scan-route_one_token_whole",
-    "selective_state_update-route_16_states_32_threads",
+    "selective_state_update-route_16_states_24_rows_32_threads",
     "ssd_chunk_scan-route_matrices_split",
     "ssd_chunk_scan-route_one_token",
     "ssd_state_update-route_heads",
