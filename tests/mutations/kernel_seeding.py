@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.mutations.entry import Bug
-from tests.plugins.programs import ROOT, build, run
+from tests.plugins.programs import BUILD, ROOT, build, run
 
 ISA = "avx2"
 FLAGS = ["-std=c++17", "-O1", "-w", "-mavx2", "-mfma", "-mf16c", f"-DMAMBA_EXPORT_ISA={ISA}"]
@@ -89,16 +89,24 @@ def _source(op: str) -> str:
 
 def _rest(program: str) -> list[str]:
     """Return the objects and archives of a program; the linker takes no twin of what is changed."""
-    built = ROOT / "build" / "mutations" / "plugins"
-    made = built / "tests" / "CMakeFiles"
-    objects = sorted((made / f"{program}.dir").glob("*.o"))
-    if program == "kernel_fuzz":
-        objects += sorted((made / "mamba_fuzz.dir").glob("*.o"))
-    if program == "math_test":
-        probes = sorted(made.glob("math_probe_*.dir/*.o"))
-        objects += [probe for probe in probes if probe.parent.name != f"math_probe_{ISA}.dir"]
-    archives = [built / "tests" / "libmamba_test_cases.a", built / "kernels" / "libmamba_kernels.a"]
-    return [str(path) for path in (*objects, *archives)]
+    probe = f"math_probe_{ISA}.dir"
+    return [str(path) for path in linked(program) if path.parent.name != probe]
+
+
+def linked(program: str) -> list[Path]:
+    """Return the objects and archives that a program of build/mutations is linked from now.
+
+    The directory may hold more, of sources that are no longer there.
+    """
+    built = BUILD / "mutations"
+    said = subprocess.run(
+        ["ninja", "-C", str(built), "-t", "query", f"plugins/tests/{program}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    inputs = said.partition(" input:")[2].partition(" outputs:")[0].split()
+    return [built / name for name in dict.fromkeys(inputs) if name.endswith((".o", ".a"))]
 
 
 def compile_cpp(arguments: Sequence[str]) -> None:

@@ -7,16 +7,18 @@ lockstep; the low half of sums of exponents, which no drawn case needs.
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.mutations.cuda_bugs import CUDA
 from tests.mutations.entry import Bug
-from tests.mutations.kernel_seeding import KERNELS, TESTS, change, compile_cpp
-from tests.plugins.programs import ROOT, build, missing_tools, run
+from tests.mutations.kernel_seeding import KERNELS, TESTS, change, compile_cpp, linked
+from tests.plugins.programs import build, missing_tools, run
 
-FLAGS = ["-std=c++17", "-O1", "-w", "-x", "c++"]
+UNDEFINED = ["-fsanitize=undefined", "-fno-sanitize-recover=all"]
+FLAGS = ["-std=c++17", "-O1", "-fPIC", "-w", *UNDEFINED, "-x", "c++"]
 CASES = 1500
 SOURCES = {
     "CausalConv1d": ["causal_conv1d.cu"],
@@ -27,7 +29,7 @@ SOURCES = {
     "AddRMSNorm": ["add_rms_norm.cu"],
     "GatedRMSNorm": ["gated_rms_norm.cu"],
 }
-"""What is compiled anew for an op."""
+"""What is compiled anew for a header that an op's kernels share."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -36,43 +38,55 @@ def prepared() -> None:
     missing = missing_tools()
     if missing is not None:
         pytest.skip(missing)
-    build("mutations", ["simt_fuzz"], {"CMAKE_CXX_FLAGS_RELEASE": "-O1"})
+    targets = ["simt_fuzz", "simt_kernel_library"]
+    build("mutations", targets, {"CMAKE_CXX_FLAGS_RELEASE": "-O1"})
 
 
-def run_on(op: str, entry: Bug | None, directory: Path) -> tuple[int, str]:
-    """Run the fuzzer on kernels with a bug, or on a faithful copy."""
+def run_check(check: str, entry: Bug | None, directory: Path) -> tuple[int, str]:
+    """Run the fuzzer or an op's rows on kernels with a bug, or on a faithful copy."""
+    kind, _, op = check.partition(":")
     copy = directory / "kernels"
     shutil.copytree(KERNELS, copy)
+    sources = SOURCES[op]
     if entry is not None:
         change(copy / entry.file, entry.replacements)
+        sources = [name for name in sources if name == entry.file] or sources
     includes = [f"-I{path}" for path in (TESTS / "simt", copy, TESTS, TESTS.parent)]
-    changed = []
-    for source in SOURCES[op]:
-        changed.append(directory / f"{source}.o")
-        compile_cpp([*FLAGS, *includes, "-c", str(copy / source), "-o", str(changed[-1])])
-    built = ROOT / "build" / "mutations" / "plugins"
-    objects = [
-        file
-        for target in ("simt/CMakeFiles/simt_fuzz", "simt/CMakeFiles/mamba_simt_kernels")
-        for file in (built / "tests" / f"{target}.dir").rglob("*.o")
-        if file.name not in {path.name for path in changed}
-    ]
-    objects += (built / "tests/CMakeFiles/mamba_fuzz.dir").glob("*.o")
-    archives = [built / "tests/libmamba_test_cases.a", built / "kernels/libmamba_kernels.a"]
-    program = directory / "program"
-    linked = [str(path) for path in (*changed, *objects, *archives)]
-    compile_cpp([*linked, "-pthread", "-o", str(program)])
-    return run(program, "--op", op, "--cases", CASES, timeout=600)
+    changed = [directory / f"{source}.o" for source in sources]
+    for target in changed:
+        compile_cpp([*FLAGS, *includes, "-c", str(copy / target.stem), "-o", str(target)])
+    names = {path.name for path in changed}
+    made = directory / "made"
+    program = "simt_fuzz" if kind == "fuzz" else "libsimt_kernel_library.so"
+    rest = [path for path in linked(program) if path.name not in names]
+    shared = [] if kind == "fuzz" else ["-shared"]
+    parts = [str(path) for path in (*changed, *rest)]
+    compile_cpp([*shared, *UNDEFINED, *parts, "-pthread", "-o", str(made)])
+    if kind == "fuzz":
+        return run(made, "--op", op, "--cases", CASES, timeout=600)
+    return run(Path(sys.executable), "-m", "tests.mutations.cuda_rows", made, op, timeout=600)
+
+
+def is_caught(code: int, output: str) -> bool:
+    """Return whether numbers or a route are wrong, or something is undefined."""
+    return code == 1 and ("FAILED" in output or "runtime error" in output)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("entry", CUDA, ids=lambda entry: f"{entry.file}: {entry.name}")
 def test_a_seeded_bug_is_caught(entry: Bug, tmp_path: Path) -> None:
-    code, output = run_on(entry.check, entry, tmp_path)
-    assert code == 1, output
-    assert "FAILED" in output
+    code, output = run_check(entry.check, entry, tmp_path)
+    assert is_caught(code, output), output
 
 
-def test_an_unchanged_copy_passes(tmp_path: Path) -> None:
-    code, output = run_on("SelectiveStateUpdate", None, tmp_path)
+@pytest.mark.parametrize("check", ["fuzz:SelectiveStateUpdate", "rows:SelectiveStateUpdate"])
+def test_an_unchanged_copy_passes(check: str, tmp_path: Path) -> None:
+    code, output = run_check(check, None, tmp_path)
     assert code == 0, output
+
+
+def test_every_entry_still_describes_the_code() -> None:
+    for entry in CUDA:
+        text = (KERNELS / entry.file).read_text()
+        for old, _ in entry.replacements:
+            assert text.count(old) == 1, (entry.name, text.count(old), old)

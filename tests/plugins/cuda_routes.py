@@ -151,16 +151,16 @@ _SCAN_STEPS = [
     Route(
         _row(
             "selective_state_update",
-            f"{states}_states_{threads}_threads",
+            f"{states}_states_{batch}_rows_{threads}_threads",
             why,
-            sizes={"B": 12, "N": states},
+            sizes={"B": batch, "N": states},
         ),
         _STEP,
         device={"processors": processors},
         threads=threads,
     )
     for states, why in ((16, "vectors of states"), (5, "a tail of a row"))
-    for processors, threads in ((1, 128), (132, 32))
+    for batch, processors, threads in ((24, 1, 128), (24, 132, 32), (89, 1, 128))
 ]
 
 _ROWS, _SPLIT_ROWS = ("scan_rows",), ("scan_rows", "join", "scan_rows")

@@ -86,9 +86,10 @@ def build(
 
 
 def run(program: Path, *arguments: str | int, timeout: float = 3600) -> tuple[int, str]:
-    """Run a program; return its exit code and all that it printed."""
+    """Run a program in the source tree; return its exit code and all that it printed."""
     done = subprocess.run(
         [str(program), *map(str, arguments)],
+        cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
