@@ -177,6 +177,14 @@ class Context:
             ctypes.memmove(self.places[name], data.ctypes.data, data.nbytes)
 
 
+class RtxContext(Context):
+    """One that can tell what its run would do to a capture."""
+
+    def is_stream_capturable(self, stream: int) -> bool:
+        assert stream == STREAM and self.ran_at == self.changes, "it may change in its first run"
+        return not self.engine.device.refuses_captures
+
+
 class RuntimeConfig:
     """TensorRT-RTX's settings of a context."""
 
@@ -277,6 +285,7 @@ class Plan:
         else:
             assert self._runtime.kind is EngineRuntime.tensorrt
         assert how.name == "USER_MANAGED", "each context would reserve the largest profile"
-        context = Context(self._runtime)
+        rtx = self._runtime.kind is EngineRuntime.tensorrt_rtx
+        context = RtxContext(self._runtime) if rtx else Context(self._runtime)
         self._runtime.made.append(weakref.ref(context))
         return context
