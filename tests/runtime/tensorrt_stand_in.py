@@ -89,8 +89,9 @@ class HostDevice(TrtDevice):
 class Context:
     """An execution context that the user brings memory to."""
 
-    def __init__(self, engine: StandIn) -> None:
+    def __init__(self, engine: StandIn, plan: Plan) -> None:
         self.engine = engine
+        self.plan = plan  # which it keeps
         self.profile: str | None = None
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.places: dict[str, int] = {}
@@ -136,7 +137,7 @@ class Context:
         assert self.engine.device.waits > self.selected_at, "the profile may not be there yet"
         assert self.shapes.keys() == set(self.engine.inputs)
         assert self.places.keys() == {*self.engine.inputs, *self.engine.outputs}
-        needed = Plan(self.engine).get_device_memory_size_for_profile_v2(self.index)
+        needed = self.plan.get_device_memory_size_for_profile_v2(self.index)
         assert self.memory is not None and self.memory[1] >= needed
         if (problem := self.engine.fails.get(self.profile)) is not None:
             self.engine.log.problems.append(problem)
@@ -222,6 +223,7 @@ class StandIn:
         self.device = device
         self.kind = kind
         self.made: list[weakref.ref[Context]] = []
+        self.plans: weakref.WeakSet[Plan] = weakref.WeakSet()
         self.configs: list[RuntimeConfig] = []
         self.read: list[bytes] = []
         self.refuses: str | None = None
@@ -243,7 +245,9 @@ class StandIn:
         if self.refuses is not None:
             self.log.problems.append(self.refuses)
             return None
-        return Plan(self)
+        plan = Plan(self)
+        self.plans.add(plan)
+        return plan
 
 
 class Plan:
@@ -286,6 +290,6 @@ class Plan:
             assert self._runtime.kind is EngineRuntime.tensorrt
         assert how.name == "USER_MANAGED", "each context would reserve the largest profile"
         rtx = self._runtime.kind is EngineRuntime.tensorrt_rtx
-        context = RtxContext(self._runtime) if rtx else Context(self._runtime)
+        context = (RtxContext if rtx else Context)(self._runtime, self)
         self._runtime.made.append(weakref.ref(context))
         return context

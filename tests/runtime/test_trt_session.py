@@ -231,15 +231,15 @@ def test_a_step_that_cannot_be_captured_runs_all_the_same(
         assert _continued(session, ids(1, 4)) == expected
         # Neither another way nor another batch is tried again.
         state = session.prefill(ids(2, 4)).state
-        session.step(np.array([1, 2]), state, in_place=True)
+        state = session.step(np.array([1, 2]), state, in_place=True).state
     assert len(told) == 1
     assert "without a CUDA graph" in str(told[0].message)
     assert stand_in.device.replays == 0
     assert stand_in.device.tried == tried
     # What was said of the capture is no reason of another failure.
-    stand_in.fails["prefill"] = "bad"
+    stand_in.fails["decode"] = "bad"
     with pytest.raises(SessionError) as raised:
-        session.prefill(ids(1, 4))
+        session.step(np.array([1, 2]), state, in_place=True)
     assert raised.value.found == "bad"
 
 
@@ -287,6 +287,7 @@ def test_closing_releases_the_contexts_and_leaves_states_readable(opened) -> Non
     assert len(stand_in.device.graphs) == 1
     session.close()
     assert not stand_in.contexts
+    assert not stand_in.plans
     assert not stand_in.device.graphs
     for name, array in stepped.arrays().items():
         np.testing.assert_array_equal(array, before[name])
@@ -451,6 +452,15 @@ def test_a_runtime_that_fails_is_quoted(opened, profile: str, problem: str, code
     assert raised.value.found == problem
     for name, array in state.arrays().items():
         np.testing.assert_array_equal(array, before[name])
+
+
+def test_inputs_that_the_runtime_does_not_take(opened) -> None:
+    session, stand_in = opened()
+    stand_in.options = replace(stand_in.options, max_batch=1)
+    with pytest.raises(SessionError, match="does not take the inputs") as raised:
+        session.prefill(ids(2, 4))
+    assert raised.value.code == "session.run"
+    assert session.prefill(ids(1, 4)).logits.shape[:2] == (1, 4)
 
 
 @pytest.mark.parametrize(
