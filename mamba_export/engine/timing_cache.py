@@ -21,16 +21,14 @@ class TimingCache:
         self.file = file
         folder = file.parent
         problem = None
-        if file.is_dir():
-            problem = "a directory"
-        elif not folder.is_dir():
+        if not folder.is_dir():
             problem = f"no directory {folder}"
         elif not os.access(folder, os.W_OK):
             problem = f"a directory {folder} that cannot be written"
         try:
             self.data = b"" if problem or not file.exists() else file.read_bytes()
         except OSError as error:
-            problem = f"a file that cannot be read: {error.strerror}"
+            problem = f"what cannot be read: {error.strerror}"
         if problem is not None:
             raise OutputError(
                 "the timing cache cannot be kept there",

@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from mamba_export.runtime.trt_device import TrtDevice
 
 if TYPE_CHECKING:
     import torch
 
-Run = Callable[[], bool]
-"""Puts an engine's work on the stream and returns whether it could."""
+
+@dataclass(frozen=True)
+class Run:
+    """An execution context that was told what it reads and writes, and the stream it works on."""
+
+    context: Any
+    stream: int
+
+    def __call__(self) -> bool:
+        """Put the work on the stream; return whether that succeeded."""
+        return bool(self.context.execute_async_v3(self.stream))
+
+    @property
+    def capturable(self) -> bool:
+        """Whether the runtime lets the work be captured; one that cannot tell may be tried."""
+        tells = getattr(self.context, "is_stream_capturable", None)
+        return tells is None or bool(tells(self.stream))
 
 
 class CapturedStep:
@@ -58,15 +74,16 @@ class CapturedStep:
     def run(self) -> bool:
         """Advance the states by the ids, from what was read to what will be; return success."""
         turn = self._turn
-        replay = self._replays[turn]
+        run, replay = self._runs[turn], self._replays[turn]
         if replay is not None:
             replay()
-        elif not self._runs[turn]():
+        elif not run():
             return False
         elif self.captures:
             # This run was the one that TensorRT wants before a capture.
-            self._replays[turn] = self._device.capture(self._runs[turn])
-            self.captures = self._replays[turn] is not None
+            replay = self._device.capture(run) if run.capturable else None
+            self._replays[turn] = replay
+            self.captures = replay is not None
         self._turn = 1 - turn
         return True
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -125,7 +124,7 @@ class LoadedEngine:
         done = done and all(context.set_tensor_address(n, v.data_ptr()) for n, v in places.items())
         if not done:
             raise self.failed("does not take the inputs", "session.run")
-        return functools.partial(context.execute_async_v3, self._device.stream)
+        return Run(context, self._device.stream)
 
     def close(self) -> None:
         """Let go of the engine; a context that is left keeps it."""
@@ -142,22 +141,18 @@ class LoadedEngine:
         """Return the error of what the runtime has just not done, with what was said of it."""
         found = "; ".join(filter(None, (*raised, self.said())))
         if _OUT_OF_MEMORY.search(found):
-            return self.out_of_memory(found)
+            return SessionError(
+                f"the memory of {self._device} does not suffice",
+                "run fewer rows or shorter prompts, free memory there, or build the engine with a "
+                "smaller --max-batch or --max-seqlen, or with --weight-streaming",
+                code="session.memory",
+                file=str(self._engine.path),
+                found=found,
+            )
         return SessionError(
             f"{self.title} {what}",
             "build the engine again with `mamba-export trt`; report it with `mamba-export env`",
             code=code,
             file=str(self._engine.path),
             found=found or "no reason given",
-        )
-
-    def out_of_memory(self, found: str) -> SessionError:
-        """Return the error of a device that is full."""
-        return SessionError(
-            f"the memory of {self._device} does not suffice",
-            "run fewer rows or shorter prompts, free memory there, or build the engine with a "
-            "smaller --max-batch or --max-seqlen, or with --weight-streaming",
-            code="session.memory",
-            file=str(self._engine.path),
-            found=found,
         )

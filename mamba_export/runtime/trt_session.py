@@ -315,8 +315,6 @@ class TrtSession(ClosedAtExit):
     @contextlib.contextmanager
     def _working(self) -> Iterator[None]:
         """Work on the device; what torch raises there becomes an error of the session."""
-        import torch
-
         if self._closed:
             raise SessionError(
                 "the session is closed",
@@ -327,7 +325,6 @@ class TrtSession(ClosedAtExit):
         try:
             with self.device.active():
                 yield
-        except torch.OutOfMemoryError as error:
-            raise self._loaded.out_of_memory(str(error).partition("\n")[0]) from error
         except RuntimeError as error:
-            raise self._loaded.failed("failed", "session.run", str(error)) from error
+            said = str(error).partition("\n")[0]
+            raise self._loaded.failed("failed", "session.run", said) from error

@@ -72,7 +72,7 @@ def test_timings_are_kept_from_build_to_build(build, tmp_path: Path, before) -> 
 
 
 NO_FILE = {
-    "a directory": (lambda path: path.mkdir(), "timings", "a directory"),
+    "a directory": (lambda path: path.mkdir(), "timings", "Is a directory"),
     "in no directory": (lambda path: None, "no/timings", "no directory"),
     "in a file": (lambda path: path.parent.joinpath("file").touch(), "file/timings", "no dir"),
 }

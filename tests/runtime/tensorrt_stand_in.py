@@ -89,8 +89,9 @@ class HostDevice(TrtDevice):
 class Context:
     """An execution context that the user brings memory to."""
 
-    def __init__(self, engine: StandIn) -> None:
+    def __init__(self, engine: StandIn, plan: Plan) -> None:
         self.engine = engine
+        self.plan = plan  # which it keeps
         self.profile: str | None = None
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.places: dict[str, int] = {}
@@ -136,7 +137,7 @@ class Context:
         assert self.engine.device.waits > self.selected_at, "the profile may not be there yet"
         assert self.shapes.keys() == set(self.engine.inputs)
         assert self.places.keys() == {*self.engine.inputs, *self.engine.outputs}
-        needed = Plan(self.engine).get_device_memory_size_for_profile_v2(self.index)
+        needed = self.plan.get_device_memory_size_for_profile_v2(self.index)
         assert self.memory is not None and self.memory[1] >= needed
         if (problem := self.engine.fails.get(self.profile)) is not None:
             self.engine.log.problems.append(problem)
@@ -177,6 +178,14 @@ class Context:
             ctypes.memmove(self.places[name], data.ctypes.data, data.nbytes)
 
 
+class RtxContext(Context):
+    """One that can tell what its run would do to a capture."""
+
+    def is_stream_capturable(self, stream: int) -> bool:
+        assert stream == STREAM and self.ran_at == self.changes, "it may change in its first run"
+        return not self.engine.device.refuses_captures
+
+
 class RuntimeConfig:
     """TensorRT-RTX's settings of a context."""
 
@@ -214,6 +223,7 @@ class StandIn:
         self.device = device
         self.kind = kind
         self.made: list[weakref.ref[Context]] = []
+        self.plans: weakref.WeakSet[Plan] = weakref.WeakSet()
         self.configs: list[RuntimeConfig] = []
         self.read: list[bytes] = []
         self.refuses: str | None = None
@@ -235,7 +245,9 @@ class StandIn:
         if self.refuses is not None:
             self.log.problems.append(self.refuses)
             return None
-        return Plan(self)
+        plan = Plan(self)
+        self.plans.add(plan)
+        return plan
 
 
 class Plan:
@@ -277,6 +289,7 @@ class Plan:
         else:
             assert self._runtime.kind is EngineRuntime.tensorrt
         assert how.name == "USER_MANAGED", "each context would reserve the largest profile"
-        context = Context(self._runtime)
+        rtx = self._runtime.kind is EngineRuntime.tensorrt_rtx
+        context = (RtxContext if rtx else Context)(self._runtime, self)
         self._runtime.made.append(weakref.ref(context))
         return context

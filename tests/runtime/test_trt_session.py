@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -212,25 +213,37 @@ def _continued(session: TrtSession, prompt: np.ndarray) -> list[int]:
     return tokens
 
 
-def test_a_step_that_cannot_be_captured_runs_all_the_same(opened) -> None:
+@pytest.mark.parametrize(
+    ("kind", "tried", "why"),
+    [
+        (EngineRuntime.tensorrt, 1, "a loop cannot be captured"),
+        (EngineRuntime.tensorrt_rtx, 0, "no reason given"),  # it tells before it is tried
+    ],
+)
+def test_a_step_that_cannot_be_captured_runs_all_the_same(
+    opened, kind: EngineRuntime, tried: int, why: str
+) -> None:
     session, stand_in = opened()
     expected = _continued(session, ids(1, 4))
-    session, stand_in = opened()
+    session, stand_in = opened(kind=kind)
     stand_in.device.refuses_captures = True
-    with pytest.warns(NativeOpsWarning, match=r"RTX 1\.7\.1 .*: a loop cannot be") as told:
+    with pytest.warns(NativeOpsWarning, match=rf"{kind.title} 1\.7\.1 .*: {why}") as told:
+        state = session.prefill(ids(1, 4)).state
+        state = session.step(np.array([1]), state, in_place=True).state
+        # What was said of the capture is no reason of another failure.
+        stand_in.fails["decode"] = "bad"
+        with pytest.raises(SessionError) as raised:
+            session.step(np.array([1]), state, in_place=True)
+        assert raised.value.found == "bad"
+        stand_in.fails.clear()
         assert _continued(session, ids(1, 4)) == expected
         # Neither another way nor another batch is tried again.
-        state = session.prefill(ids(2, 4)).state
-        session.step(np.array([1, 2]), state, in_place=True)
+        pair = session.prefill(ids(2, 4)).state
+        session.step(np.array([1, 2]), pair, in_place=True)
     assert len(told) == 1
     assert "without a CUDA graph" in str(told[0].message)
     assert stand_in.device.replays == 0
-    assert stand_in.device.tried == 1
-    # What was said of the capture is no reason of another failure.
-    stand_in.fails["prefill"] = "bad"
-    with pytest.raises(SessionError) as raised:
-        session.prefill(ids(1, 4))
-    assert raised.value.found == "bad"
+    assert stand_in.device.tried == tried
 
 
 @pytest.mark.parametrize("kind", EngineRuntime)
@@ -277,6 +290,7 @@ def test_closing_releases_the_contexts_and_leaves_states_readable(opened) -> Non
     assert len(stand_in.device.graphs) == 1
     session.close()
     assert not stand_in.contexts
+    assert not stand_in.plans
     assert not stand_in.device.graphs
     for name, array in stepped.arrays().items():
         np.testing.assert_array_equal(array, before[name])
@@ -286,6 +300,9 @@ def test_closing_releases_the_contexts_and_leaves_states_readable(opened) -> Non
     # Another one goes on from it.
     again, _ = opened()
     assert np.isfinite(again.step(np.array([3]), stepped, in_place=True).logits).all()
+    buffers = weakref.ref(stepped.step)
+    del stepped, raised  # its frames have the state
+    assert buffers() is None
 
 
 def test_a_state_is_a_value(opened) -> None:
@@ -440,6 +457,15 @@ def test_a_runtime_that_fails_is_quoted(opened, profile: str, problem: str, code
         np.testing.assert_array_equal(array, before[name])
 
 
+def test_inputs_that_the_runtime_does_not_take(opened) -> None:
+    session, stand_in = opened()
+    stand_in.options = replace(stand_in.options, max_batch=1)
+    with pytest.raises(SessionError, match="does not take the inputs") as raised:
+        session.prefill(ids(2, 4))
+    assert raised.value.code == "session.run"
+    assert session.prefill(ids(1, 4)).logits.shape[:2] == (1, 4)
+
+
 @pytest.mark.parametrize(
     ("error", "code", "says"),
     [
@@ -505,7 +531,7 @@ def test_parity_takes_an_engine(engine, exports: Exports, changes: dict[str, Any
 
 def test_bench_takes_an_engine(engine, exports: Exports) -> None:
     path, stand_in = engine("mamba2", route="function bodies")
-    sizes = ["--prefill", 5, "--prefill", 20, "--decode", 9, "--batch", 2, "--seconds", 1]
+    sizes = ["--prefill", 5, "--prefill", 20, "--decode", 9, "--batch", 2, "--seconds", 60]
     found = invoke("bench", path, *sizes, "--format", "json")
     assert found.code == 0, found.stdout
     assert [each["seqlen"] for each in found.json["prefill"]] == [5, 20]
