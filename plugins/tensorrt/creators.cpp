@@ -6,8 +6,8 @@
 namespace mamba_export::trt {
 namespace {
 
-// Makes a plugin from an ONNX node's attributes, or from the fields in an engine: both are the
-// same.
+// Makes a plugin from an ONNX node's attributes, or from the fields in an engine: the same, and
+// which kernels it was built with.
 class Creator final : public nvinfer1::IPluginCreatorV3One {
  public:
   using Make = PluginBase* (*)(std::string layer, const nvinfer1::PluginFieldCollection& fields);
@@ -21,10 +21,13 @@ class Creator final : public nvinfer1::IPluginCreatorV3One {
   const nvinfer1::PluginFieldCollection* getFieldNames() noexcept override { return &collection_; }
 
   nvinfer1::IPluginV3* createPlugin(const char* name, const nvinfer1::PluginFieldCollection* fields,
-                                    nvinfer1::TensorRTPhase) noexcept override {
+                                    nvinfer1::TensorRTPhase phase) noexcept override {
     return guarded(static_cast<PluginBase*>(nullptr), [&] {
       const nvinfer1::PluginFieldCollection none{0, nullptr};
-      return make_(name == nullptr ? "" : name, fields == nullptr ? none : *fields);
+      const auto& given = fields == nullptr ? none : *fields;
+      const std::string layer = name == nullptr ? "" : name;
+      if (phase == nvinfer1::TensorRTPhase::kRUNTIME) require_same_kernels(contract_, layer, given);
+      return make_(layer, given);
     });
   }
 

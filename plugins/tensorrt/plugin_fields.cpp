@@ -5,11 +5,17 @@
 #include <stdexcept>
 #include <string_view>
 
+#include "node_error.h"
+
 namespace mamba_export::trt {
 namespace {
 
 using nvinfer1::PluginField;
 using nvinfer1::PluginFieldType;
+
+// Of all that the plugins are compiled from.
+constexpr const char* kKernels = "kernels";
+constexpr char kKernelsId[] = MAMBA_EXPORT_KERNELS_ID;
 
 // As the parser passes ONNX attributes.
 PluginFieldType field_type(const AttributeSpec& attribute) {
@@ -61,6 +67,16 @@ std::vector<PluginField> declared_fields(const Contract& contract) {
   return fields;
 }
 
+void require_same_kernels(const Contract& contract, const std::string& layer,
+                          const nvinfer1::PluginFieldCollection& fields) {
+  const PluginField* const field = find_field(fields, kKernels, PluginFieldType::kCHAR);
+  const std::string found = field == nullptr ? "none" : characters(*field);
+  if (found == kKernelsId) return;
+  throw NodeError(std::string(contract.op) + " node '" + layer +
+                  "': the engine was built with the kernels " + found + ", here are " + kKernelsId +
+                  ": build the engine again, or use the plugin library that it was built with");
+}
+
 std::optional<std::int64_t> FieldAttributes::find_int(const char* name) const {
   const PluginField* const field = find_field(fields_, name, PluginFieldType::kINT32);
   return field ? std::optional<std::int64_t>(number<std::int32_t>(*field)) : std::nullopt;
@@ -98,6 +114,8 @@ PluginFields::PluginFields(const Contract& contract, const nvinfer1::PluginField
     fields_.emplace_back(attribute.name, values_.back().c_str(), type, length);
     text_ += " " + std::string(attribute.name) + "=" + shown;
   }
+  fields_.emplace_back(kKernels, kKernelsId, PluginFieldType::kCHAR,
+                       static_cast<std::int32_t>(sizeof kKernelsId));
   collection_ = {static_cast<std::int32_t>(fields_.size()), fields_.data()};
 }
 

@@ -17,6 +17,11 @@ namespace mamba_export::trt {
 // The fields that a creator takes, without values.
 std::vector<nvinfer1::PluginField> declared_fields(const Contract& contract);
 
+// Throws NodeError if the fields are of an engine that was built with other kernels: its workspaces
+// may be too small for these.
+void require_same_kernels(const Contract& contract, const std::string& layer,
+                          const nvinfer1::PluginFieldCollection& fields);
+
 // Reads fields as attributes.
 class FieldAttributes : public Attributes {
  public:
@@ -34,7 +39,7 @@ class FieldAttributes : public Attributes {
   const nvinfer1::PluginFieldCollection& fields_;
 };
 
-// Values of our own, for as long as a plugin lives.
+// Values of our own, for as long as a plugin lives: the attributes, and which kernels these are.
 class PluginFields {
  public:
   // The fields must have all attributes of the contract, with their types.

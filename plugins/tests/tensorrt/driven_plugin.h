@@ -67,8 +67,8 @@ class DrivenPlugin {
   DrivenPlugin in_context() const;
 
   // Waits for what it put on the stream. Throws if a call fails.
-  void run(const Case& c, bool two_leading, const std::vector<void*>& operands,
-           void* workspace, cudaStream_t stream = nullptr) const;
+  void run(const Case& c, bool two_leading, const std::vector<void*>& operands, void* workspace,
+           cudaStream_t stream = nullptr) const;
 
   nvinfer1::IPluginV3OneCore& core() const;
   nvinfer1::IPluginV3OneBuild& builder() const;

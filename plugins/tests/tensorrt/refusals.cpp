@@ -150,6 +150,14 @@ void print_refusals() {
   const auto operands = static_cast<std::int32_t>(long_one.op->inputs.size());
   print("no limit", scan.builder().getWorkspaceSize(endless.data(), operands,
                                                     endless.data() + operands, 2) == 0);
+  // An engine of another library.
+  const auto& written = *scan.runtime().getFieldsToSerialize();
+  std::vector<nvinfer1::PluginField> fields(written.fields, written.fields + written.nbFields);
+  fields.back().data = "0123456789ab";
+  const nvinfer1::PluginFieldCollection other{written.nbFields, fields.data()};
+  print("other kernels",
+        creator_of(long_one.op->name)
+                .createPlugin("the_layer", &other, nvinfer1::TensorRTPhase::kRUNTIME) == nullptr);
   // A profile in which a size varies that the weights fix.
   const Case c = base("SelectiveStateUpdate");
   const DrivenPlugin plugin(c.op->name, Fields(c), nvinfer1::TensorRTPhase::kBUILD);
