@@ -179,11 +179,11 @@ MISUSES = {
     "no prompt": "usage: generate ENGINE_DIRECTORY",
     "no number": "generate: 'four' is no whole number",
     "no token": "generate: '-7' is no whole number",
-    "not in the vocabulary": "generate: token 256 is not in the vocabulary: 0 to 255",
+    "not in the vocabulary": "generate: the vocabulary has no token 256",
     "no directory": "nowhere/artifact.json cannot be read: give the directory that",
     "no library": "no.so: cannot open shared object file",
     "other library": "other.so: undefined symbol: getCreators",
-    "corrupted": "generate: the engine cannot be loaded: compare version, GPU and plugins with its",
+    "corrupted": "generate: no engine: compare version, GPU and plugins with its engine.json",
     "no vocabulary": "generate: artifact.json has no eos_token_ids",
     "more tokens than logits": "generate: the engine has fewer logits than artifact.json has",
     "no state": "generate: the engine has no output present.3.conv_state for its input "
