@@ -175,11 +175,12 @@ __global__ void __launch_bounds__(kThreads, kBlocks) walk(Scan scan) {
     for (int k = 0; k < kAhead; ++k) {
       if (tile + i + k >= end) break;
       const float dtx = dt[k] * x[k];
-      float even = 0, odd = 0;
+      [[maybe_unused]] float even = 0, odd = 0;
 #pragma unroll
       for (int j = 0; j < kStates / kWidth; ++j) {
         const int from = (i + k) * states + slice.state(j);
-        float B[kWidth], C[kWidth];
+        float B[kWidth];
+        [[maybe_unused]] float C[kWidth];
         load<kWidth>(B, tile_B + from);
         if constexpr (!kFirst) load<kWidth>(C, tile_C + from);
 #pragma unroll

@@ -232,7 +232,8 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps == 4 ? 2 : 1)
   const SSDChunkScanParams& p = scan.p;
   const Place at = place_of<kStatesOnly>(scan);
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  // Lane 0 says it, so that the compiler knows that the lanes agree.
+  const int warp = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kWarp, 0);
   const int slice = slice_width(scan);
   const int first_column = static_cast<int>(at.slice) * slice;
   const int columns = static_cast<int>(p.headdim) - first_column < slice
