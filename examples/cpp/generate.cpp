@@ -20,7 +20,7 @@
 namespace {
 
 constexpr char kHelp[] =
-    "usage: generate ENGINE_DIRECTORY PLUGIN_LIBRARY|- MAX_NEW_TOKENS ID...\n"
+    "give ENGINE_DIRECTORY PLUGIN_LIBRARY|- MAX_NEW_TOKENS ID...\n"
     "  PLUGIN_LIBRARY: libmamba_tensorrt.so, - if the engine has no plugins; ID: of the prompt\n";
 constexpr int kPrefill = 0, kDecode = 1;  // the engine's optimization profiles
 constexpr std::int64_t kEnd = -1;         // instead of a token that ends a text
@@ -114,13 +114,10 @@ class Model {
   std::int64_t step(std::int64_t token) {
     nvinfer1::IExecutionContext& context = *contexts_[kDecode];
     copy(ids_, &token, sizeof token);
-    if (!has_run_) {  // what is captured must have run with its shapes
-      run(context);
-      has_run_ = true;
-    } else {
-      if (graphs_[now_] == nullptr) capture(context);
-      check(cudaGraphLaunch(graphs_[now_].get(), stream_.get()), "a captured step");
-    }
+    if (!has_run_) run(context);  // what is captured must have run with its shapes
+    if (has_run_ && graphs_[now_] == nullptr) capture(context);
+    if (has_run_) check(cudaGraphLaunch(graphs_[now_].get(), stream_.get()), "a captured step");
+    has_run_ = true;
     now_ = 1 - now_;
     return most_probable(0);
   }
@@ -236,11 +233,8 @@ std::int64_t whole(const std::string& word) {
 }  // namespace
 
 int main(int count, char** words) {
-  if (count < 5) {
-    std::fputs(kHelp, stderr);
-    return 2;
-  }
   try {
+    require(count >= 5, kHelp);
     std::int64_t left = whole(words[3]);
     std::vector<std::int64_t> prompt;
     for (int i = 4; i < count; ++i) prompt.push_back(whole(words[i]));
