@@ -113,6 +113,10 @@ def test_it_gives_the_tokens_of_python(program: Path, engine, exports: Exports, 
     done = run(program, path, "-", NEW_TOKENS, *PROMPT)
     assert done.returncode == 0, done.stderr
     assert list(map(int, done.stdout.split())) == expected.tokens
+    # All steps but the first are replayed, from two graphs.
+    runs = -(-len(PROMPT) // case.longest) + 1
+    counted = f"stand-in: runs={runs} captured=2 replayed={NEW_TOKENS - 2}\n"
+    assert done.stderr == counted
     assert len(set(expected.tokens)) > 5
 
 
