@@ -1,6 +1,7 @@
-// Text from an engine directory of `mamba-export trt` without Python: token ids in, most probable
-// ones out. The state goes between two sets of buffers; a step each way is captured in a CUDA
-// graph. The hashes of engine.json are not compared: trust where it came from.
+// Text from an engine directory of `mamba-export trt` without Python: token ids in, the most
+// probable ones out. The state goes back and forth between two sets of buffers; a step in each
+// direction is captured in a CUDA graph. The hashes of engine.json are not compared: trust where it
+// came from.
 #include <NvInferRuntime.h>
 #include <cuda_runtime_api.h>
 
@@ -19,7 +20,7 @@
 namespace {
 
 constexpr char kHelp[] =
-    "usage: generate ENGINE_DIRECTORY PLUGIN_LIBRARY|- MAX_NEW_TOKENS ID...\n"
+    "give ENGINE_DIRECTORY PLUGIN_LIBRARY|- MAX_NEW_TOKENS ID...\n"
     "  PLUGIN_LIBRARY: libmamba_tensorrt.so, - if the engine has no plugins; ID: of the prompt\n";
 constexpr int kPrefill = 0, kDecode = 1;  // the engine's optimization profiles
 constexpr std::int64_t kEnd = -1;         // instead of a token that ends a text
@@ -45,8 +46,8 @@ std::vector<std::int64_t> numbers(const std::string& json, const std::string& ke
   const std::string text = json.substr(at, json.find("\n \"", at + 1) - at);
   const std::regex number("[0-9]+");
   std::vector<std::int64_t> found;
-  for (std::sregex_iterator each(text.begin(), text.end(), number), end; each != end; ++each)
-    found.push_back(std::stoll(each->str()));
+  std::sregex_iterator each(text.begin(), text.end(), number), end;
+  for (; each != end; ++each) found.push_back(std::stoll(each->str()));
   return found;
 }
 
@@ -71,7 +72,8 @@ class Model {
             "TensorRT does not take the plugin library " + plugins);
     const std::string plan = read(directory + "/model.engine");
     engine_.reset(runtime_->deserializeCudaEngine(plan.data(), plan.size()));
-    require(engine_ != nullptr, "no engine: compare version, GPU and plugins with its engine.json");
+    require(engine_ != nullptr,
+            "the engine cannot be loaded: compare version, GPU and plugins with its engine.json");
     for (const int profile : {kPrefill, kDecode}) {
       contexts_[profile].reset(engine_->createExecutionContext());
       require(contexts_[profile] != nullptr &&
@@ -92,7 +94,9 @@ class Model {
   // Returns the token after a prompt, or kEnd; what the profile is too short for goes in parts.
   std::int64_t prefill(const std::vector<std::int64_t>& prompt) {
     const auto most = static_cast<std::size_t>(*std::max_element(prompt.begin(), prompt.end()));
-    require(most < row_.size(), "the vocabulary has no token " + std::to_string(most));
+    require(most < row_.size(), "token " + std::to_string(most) +
+                                    " is not in the vocabulary: 0 to " +
+                                    std::to_string(row_.size() - 1));
     nvinfer1::IExecutionContext& context = *contexts_[kPrefill];
     std::int64_t count = 0;
     for (auto at = prompt.begin(); at != prompt.end(); at += count) {
@@ -102,20 +106,18 @@ class Model {
       run(context);
       now_ = 1 - now_;
     }
-    // One row with --logits last.
-    return most_probable(static_cast<std::size_t>(context.getTensorShape("logits").d[1] - 1));
+    const std::int64_t rows = context.getTensorShape("logits").d[1];  // 1 with --logits last
+    return most_probable(static_cast<std::size_t>(rows - 1));
   }
 
   // Returns the token after one more, or kEnd.
   std::int64_t step(std::int64_t token) {
     nvinfer1::IExecutionContext& context = *contexts_[kDecode];
     copy(ids_, &token, sizeof token);
-    if (steps_++ == 0) {  // what is captured must have run with its shapes
-      run(context);
-    } else {
-      if (graphs_[now_] == nullptr) capture(context);
-      check(cudaGraphLaunch(graphs_[now_].get(), stream_.get()), "a captured step");
-    }
+    if (!has_run_) run(context);  // what is captured must have run with its shapes
+    if (has_run_ && graphs_[now_] == nullptr) capture(context);
+    if (has_run_) check(cudaGraphLaunch(graphs_[now_].get(), stream_.get()), "a captured step");
+    has_run_ = true;
     now_ = 1 - now_;
     return most_probable(0);
   }
@@ -218,7 +220,8 @@ class Model {
   std::vector<Input> inputs_;
   void *ids_ = nullptr, *logits_ = nullptr;
   std::shared_ptr<CUgraphExec_st> graphs_[2];
-  int now_ = 0, steps_ = 0;  // which of two buffers a state is in, and how often it has moved
+  int now_ = 0;  // which of two buffers a state is in
+  bool has_run_ = false;
 };
 
 std::int64_t whole(const std::string& word) {
@@ -230,11 +233,8 @@ std::int64_t whole(const std::string& word) {
 }  // namespace
 
 int main(int count, char** words) {
-  if (count < 5) {
-    std::fputs(kHelp, stderr);
-    return 2;
-  }
   try {
+    require(count >= 5, kHelp);
     std::int64_t left = whole(words[3]);
     std::vector<std::int64_t> prompt;
     for (int i = 4; i < count; ++i) prompt.push_back(whole(words[i]));

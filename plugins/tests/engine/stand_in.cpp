@@ -11,6 +11,7 @@
 #include <cuda_runtime_api.h>
 #include <dlfcn.h>
 
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
@@ -28,6 +29,14 @@
 // ---- CUDA ---------------------------------------------------------------------------------------
 
 using Work = std::function<void()>;
+
+// What a program asked for; printed when it ends.
+struct Counts {
+  int runs = 0, captured = 0, replayed = 0;
+  ~Counts() {
+    std::fprintf(stderr, "stand-in: runs=%d captured=%d replayed=%d\n", runs, captured, replayed);
+  }
+} counts;
 
 struct CUstream_st {
   std::vector<Work> waiting;
@@ -106,6 +115,7 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* replay, cudaGraph_t graph, uns
 }
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t replay, cudaStream_t stream) {
+  ++counts.replayed;
   stream->put([work = replay->work] {
     for (const Work& each : work) each();
   });
@@ -244,6 +254,7 @@ class Context final : public IExecutionContext {
       require(stream->captured == nullptr || has_run_,
               "these shapes must run before they are captured");
       has_run_ = true;
+      ++(stream->captured == nullptr ? counts.runs : counts.captured);
       stream->put(
           [graph = graph_, shapes = shapes_, places = places_] { run(*graph, shapes, places); });
       return true;
