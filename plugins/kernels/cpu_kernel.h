@@ -10,19 +10,6 @@ namespace {
 
 inline std::int64_t lesser(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 
-// Calls f with a value of the type that `type` names.
-template <class F>
-void with_element(ElementType type, const F& f) {
-  switch (type) {
-    case ElementType::kFloat32:
-      return f(float{});
-    case ElementType::kFloat16:
-      return f(Float16{});
-    case ElementType::kBFloat16:
-      return f(BFloat16{});
-  }
-}
-
 // Whether a sequence is one token a row, none of them padding: then it is a step.
 template <class Params>
 bool is_one_step(const Params& p) {

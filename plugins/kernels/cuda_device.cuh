@@ -198,6 +198,8 @@ __device__ __forceinline__ float sum_over(float x) {
 
 // ---- host ---------------------------------------------------------------------------------------
 
+using mamba_export::with_element;
+
 // Threads of a grid whose index is 32 bits wide: dividing 64 bits takes a call and its registers.
 constexpr std::int64_t kMaxItems = 0xffffff00;
 
@@ -207,20 +209,6 @@ constexpr std::int64_t blocks_of(std::int64_t size, std::int64_t block) {
 
 inline bool aligned(const void* pointer, std::size_t bytes = kVectorBytes) {
   return reinterpret_cast<std::uintptr_t>(pointer) % bytes == 0;
-}
-
-// Calls f with a value of the type that `type` names.
-template <class F>
-cudaError_t with_element(ElementType type, const F& f) {
-  switch (type) {
-    case ElementType::kFloat32:
-      return f(float{});
-    case ElementType::kFloat16:
-      return f(Float16{});
-    case ElementType::kBFloat16:
-      return f(BFloat16{});
-  }
-  return cudaErrorInvalidValue;
 }
 
 // An attribute of the current device; asking does not disturb a capture.

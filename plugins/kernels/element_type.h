@@ -15,4 +15,17 @@ struct BFloat16 {
   std::uint16_t bits;
 };
 
+// Calls f with a value of the type that `type` names, and returns what it does.
+template <class F>
+auto with_element(ElementType type, const F& f) {
+  switch (type) {
+    case ElementType::kFloat16:
+      return f(Float16{});
+    case ElementType::kBFloat16:
+      return f(BFloat16{});
+    default:
+      return f(float{});
+  }
+}
+
 }  // namespace mamba_export

@@ -73,6 +73,10 @@ class OpCase:
         fixed = {"state": DType.float32, "f32": DType.float32, "i32": DType.int32}
         return {"io": io, "residual": residual, **fixed}
 
+    def shape(self, spec: TensorSpec) -> list[int]:
+        """Return the shape of an operand."""
+        return [_size(axis, self.sizes) for axis in lettered(spec, self.leading)]
+
     def inputs(self, seed: int = 0) -> list[Tensor]:
         """Draw the inputs: N(0,1), A in -16..-1, dt log-uniform before the inverse softplus.
 
@@ -88,7 +92,7 @@ class OpCase:
 
         tensors = []
         for spec in self.op.inputs:
-            shape = [_size(axis, self.sizes) for axis in lettered(spec, self.leading)]
+            shape = self.shape(spec)
             if spec.name == "seqlens":
                 lengths = self.seqlens or (self.sizes["T"],) * self.sizes["B"]
                 tensors.append(torch.tensor(lengths, dtype=torch.int32))

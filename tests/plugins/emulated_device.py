@@ -5,12 +5,15 @@ from __future__ import annotations
 import ctypes
 import re
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
+from torch import Tensor
 
-from benchmarks.cuda.kernel_library import CudaKernels
+from benchmarks.cuda.kernel_library import CudaKernels, call_of
+from mamba_export.ops import Op
 from tests.plugins.programs import ROOT, build, missing_tools
 
 KERNELS = ROOT / "plugins" / "kernels"
@@ -81,6 +84,14 @@ class EmulatedKernels(CudaKernels):
         """
         self._library.mamba_set_device(processors, capability, shared_kib << 10, self._reverse)
         self._library.mamba_take_launches(None, ctypes.c_size_t(0))
+
+    def launch_on_nothing(
+        self, op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any]
+    ) -> int:
+        """Return CUDA's error code of a launch that gets sizes, but no memory."""
+        operands = (ctypes.c_void_p * (len(op.inputs) + len(op.outputs)))()
+        call = call_of(op, inputs, attributes)
+        return int(self._library.mamba_launch(ctypes.byref(call), operands, None, None))
 
     def take_launches(self) -> list[Launched]:
         """Return what was launched since the last call."""

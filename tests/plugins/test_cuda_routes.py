@@ -115,6 +115,32 @@ def test_operands_may_lie_anywhere(name: str, kernels: CudaKernels) -> None:
         check(kernels, case, run(kernels, case, operands))
 
 
+INVALID_VALUE = 1  # among CUDA's errors
+# Sizes whose products have no room in the 32 bits of a launch, by the op's base row.
+TOO_LARGE = {
+    "causal_conv1d": {"C": 2**36},
+    "causal_conv1d_update": {"C": 2**36},
+    "selective_scan": {"T": 2**31},
+    "selective_state_update": {"D": 2**34},
+    "ssd_chunk_scan": {"B": 2**32},
+    "ssd_state_update": {"B": 2**32},
+    "add_rms_norm": {"D": 2**31},
+    "gated_rms_norm": {"D": 3 * 2**31},
+}
+
+
+@pytest.mark.parametrize("name", TOO_LARGE)
+def test_what_is_too_large_for_a_launch_is_refused(name: str) -> None:
+    kernels = emulated()
+    case = ROWS[f"{name}-base"].but("too_large", "", sizes=TOO_LARGE[name])
+    inputs = [
+        torch.empty(case.shape(spec), dtype=case.elements()[spec.element].torch, device="meta")
+        for spec in case.op.inputs
+    ]
+    assert kernels.launch_on_nothing(case.op, inputs, case.attributes) == INVALID_VALUE
+    assert not kernels.take_launches()
+
+
 CAPTURED = [
     *(ROWS[f"{op.torch_name}-base"] for op in OPS),
     *(
