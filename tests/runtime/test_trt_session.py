@@ -557,3 +557,12 @@ def test_run_takes_an_engine(engine, exports: Exports) -> None:
     expected = invoke("run", exports("mamba2"), *command[2:], "--no-native", "--format", "json")
     tokens = [each.json["generations"][0]["tokens"] for each in (found, expected)]
     assert tokens[0] == tokens[1]
+
+
+def test_run_says_that_steps_are_not_captured(engine) -> None:
+    path, stand_in = engine("mamba2")
+    stand_in.device.refuses_captures = True
+    found = invoke("run", path, "--tokens", "5,6,7", "--max-new-tokens", 4, "--format", "json")
+    assert found.code == 0, found.stdout
+    (warning,) = found.json["warnings"]
+    assert warning.startswith("steps run without a CUDA graph")
