@@ -70,12 +70,12 @@ def run(
     printer = TokenPrinter(sink, prompts, tokenizer if prompt else None)
     with sink.warned() as warned:
         session = open_session(path, device=device, threads=threads, verify=True, native=native)
-    with session:
-        try:
-            generations = generate(session, prompts, options, printer.push)
-        except BaseException:
-            printer.end_line()
-            raise
+        with session:
+            try:
+                generations = generate(session, prompts, options, printer.push)
+            except BaseException:
+                printer.end_line()
+                raise
     printer.finish()
     rows = [
         {

@@ -529,6 +529,21 @@ def test_parity_takes_an_engine(engine, exports: Exports, changes: dict[str, Any
     assert report.batch == min(2, changes.get("max_batch", 2))
 
 
+def test_a_single_row_is_padded_all_the_same(engine, exports: Exports, monkeypatch) -> None:
+    path, _ = engine("mamba2", max_batch=1, padded=True)
+    masks: list[np.ndarray] = []
+    prefill = TrtSession.prefill
+
+    def recorded(self: TrtSession, *arguments: Any, **options: Any) -> Any:
+        masks.append(options.get("attention_mask"))
+        return prefill(self, *arguments, **options)
+
+    monkeypatch.setattr(TrtSession, "prefill", recorded)
+    assert check_parity(path, exports.checkpoint("mamba2"), tokens=20, steps=3).passed
+    padding = [np.flatnonzero(mask[0] == 0).tolist() for mask in masks if mask is not None]
+    assert padding == [[0], [20]]
+
+
 def test_bench_takes_an_engine(engine, exports: Exports) -> None:
     path, stand_in = engine("mamba2", route="function bodies")
     sizes = ["--prefill", 5, "--prefill", 20, "--decode", 9, "--batch", 2, "--seconds", 60]
@@ -557,3 +572,12 @@ def test_run_takes_an_engine(engine, exports: Exports) -> None:
     expected = invoke("run", exports("mamba2"), *command[2:], "--no-native", "--format", "json")
     tokens = [each.json["generations"][0]["tokens"] for each in (found, expected)]
     assert tokens[0] == tokens[1]
+
+
+def test_run_says_that_steps_are_not_captured(engine) -> None:
+    path, stand_in = engine("mamba2")
+    stand_in.device.refuses_captures = True
+    found = invoke("run", path, "--tokens", "5,6,7", "--max-new-tokens", 4, "--format", "json")
+    assert found.code == 0, found.stdout
+    (warning,) = found.json["warnings"]
+    assert warning.startswith("steps run without a CUDA graph")
