@@ -38,7 +38,7 @@ from mamba_export.graph.artifact import MANIFEST
 from mamba_export.graph.sealed_files import sha256
 from mamba_export.parity import check_parity
 from mamba_export.runtime.generate import GenerateOptions, generate
-from mamba_export.runtime.libraries import NativeOpsWarning
+from mamba_export.runtime.libraries import NativeOpsWarning, PluginLibrary
 from mamba_export.runtime.session import open_session
 from mamba_export.runtime.trt_session import TrtSession
 from tests.cli.conftest import invoke
@@ -67,6 +67,7 @@ def engine(
         runtime: str = "1.7.1",
         padded: bool = False,
         route: str = "function bodies",
+        plugins: str | None = None,
         **changes: Any,
     ) -> tuple[Path, StandIn]:
         artifact = exports(name, padded=padded)
@@ -86,7 +87,7 @@ def engine(
             gpu=GPU.name,
             driver=None,
             route=route,
-            plugins=None,
+            plugins=plugins,
             artifact=sha256(path / MODEL_MANIFEST),
             options=options,
             files={
@@ -114,6 +115,34 @@ def opened(engine: Callable[..., tuple[Path, StandIn]]) -> Callable[..., Opened]
         return TrtSession(Engine.load(path)), stand_in
 
     return make
+
+
+@pytest.mark.parametrize("kind", EngineRuntime)
+def test_plugins_are_registered_before_the_plan_that_needs_them(
+    engine: Callable[..., tuple[Path, StandIn]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: EngineRuntime,
+) -> None:
+    library = PluginLibrary(tmp_path / "plugins.so", None, "make plugins")
+    assert library.path is not None
+    library.path.write_bytes(b"plugins")
+    loaded: list[tuple[object, PluginLibrary, dict[str, None]]] = []
+    monkeypatch.setattr("mamba_export.runtime.trt_session.plugin_library", lambda: library)
+
+    def load(tensorrt: TensorRT, plugins: PluginLibrary, nodes: dict[str, None]) -> None:
+        assert not stand_in.read
+        loaded.append((tensorrt.module, plugins, nodes))
+
+    monkeypatch.setattr("mamba_export.runtime.loaded_engine.load_plugins", load)
+    path, stand_in = engine(kind=kind, route="plugins", plugins=sha256(library.path))
+    with TrtSession(Engine.load(path)) as session:
+        assert stand_in.read
+        assert session.kernels == "cuda"
+        assert loaded == [(stand_in, library, dict.fromkeys(session.engine.model.ops))]
+    _, stand_in = engine(kind=kind)
+    TrtSession(Engine.load(path)).close()
+    assert len(loaded) == 1  # function bodies need none
 
 
 def ids(batch: int, seqlen: int) -> np.ndarray:
