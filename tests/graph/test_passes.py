@@ -203,6 +203,16 @@ class TestFoldConstants:
         assert not FoldConstantsPass()(graph).modified
         assert kinds(graph) == before
 
+    def test_a_small_weight_stays_a_weight(self) -> None:
+        graph = model("(float[2] x) => (float[2] y)", "a = Neg(d) y = Add(x, a)", "<float[2] d>")
+        weight = graph.graph[0].inputs[0]
+        assert weight is not None
+        weight.const_value = ir.ExternalTensor(
+            "d.bin", 0, 8, ir.DataType.FLOAT, name="d", shape=ir.Shape([2])
+        )
+        graph.graph.register_initializer(weight)
+        assert not FoldConstantsPass()(graph).modified
+
 
 class TestSplitSequences:
     SPLIT = (

@@ -6,7 +6,7 @@ import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
 LARGEST = 64
-"""Elements of a constant that is folded: enough for shapes, and no weights are read for it."""
+"""Elements of a constant that is folded: enough for shapes."""
 
 
 class FoldConstantsPass(ir.passes.InPlacePass):
@@ -46,4 +46,6 @@ def _small_constant(value: ir.Value) -> ir.TensorProtocol | None:
     if value.is_graph_input():
         return None  # a default that a caller may override
     tensor = ir.convenience.get_const_tensor(value)
+    if isinstance(tensor, ir.ExternalTensor):
+        return None  # a weight, which keeps its name and its place
     return tensor if tensor is not None and tensor.size <= LARGEST else None
