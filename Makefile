@@ -21,6 +21,11 @@ EDITABLE := $(PIP) --config-settings=cmake.define.MAMBA_EXPORT_ONNXRUNTIME=OFF \
 CUDA ?= $(if $(filter plugins,$(MAKECMDGOALS)),AUTO,OFF)
 # What for, as CMake names it, such as CUDA_ARCHITECTURES="80-real;90a-real;120".
 CUDA_ARCHITECTURES ?=
+# Not empty: warnings of the native compilers are errors.
+STRICT ?=
+
+# What the libraries were last built for. A build that asks for no CUDA is content with them.
+BUILT_FOR := $(if $(filter-out OFF,$(CUDA)),build/built_for.txt)
 
 # Where ONNX Runtime's headers are; unless they are given, they are fetched from Debian.
 ifeq ($(origin ONNXRUNTIME_ROOT),undefined)
@@ -70,14 +75,20 @@ plugins: $(LIBRARY) ## the native libraries: for ONNX Runtime, and with nvcc for
 
 # Into the source tree, where an editable installation and `PYTHONPATH=.` find it.
 $(LIBRARY): $(shell find CMakeLists.txt cmake plugins -type f -not -path 'plugins/tests/*') \
-  | $(STAMP) $(HEADERS) $(TENSORRT_HEADERS)
+  $(BUILT_FOR) | $(STAMP) $(HEADERS) $(TENSORRT_HEADERS)
 	cmake -S . -B build/plugins -G Ninja -D MAMBA_EXPORT_ONNXRUNTIME=ON \
 	  -D ONNXRUNTIME_ROOT=$(ONNXRUNTIME_ROOT) -D MAMBA_EXPORT_CUDA=$(CUDA) \
 	  $(TensorRT_ROOT:%=-D TensorRT_ROOT=%) -D MAMBA_EXPORT_TENSORRT=$(CUDA) \
-	  $(if $(CUDA_ARCHITECTURES),-D "MAMBA_EXPORT_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES)")
+	  $(if $(CUDA_ARCHITECTURES),-D "MAMBA_EXPORT_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES)") \
+	  $(if $(STRICT),-D CMAKE_COMPILE_WARNING_AS_ERROR=ON)
 	cmake --build build/plugins
 	cmake --install build/plugins --prefix . --strip
 	touch $@
+
+.PHONY: always
+build/built_for.txt: always
+	@mkdir -p $(@D)
+	@echo 'CUDA=$(CUDA) $(CUDA_ARCHITECTURES)' | cmp -s - $@ || echo 'CUDA=$(CUDA) $(CUDA_ARCHITECTURES)' >$@
 
 $(HEADERS):
 	cmake/fetch_onnxruntime_headers.sh $(ONNXRUNTIME_ROOT)

@@ -56,8 +56,7 @@ class DeviceDecoder:
         binding.output("finite", None)
         if self._seen is not None:
             binding.output("seen_next", None)
-        binding.run()
-        _, finite, *seen = binding.outputs()
+        _, finite, *seen = self._session.sample(binding)
         if seen:
             self._seen = seen[0]
         return np.where(finite.numpy(), self._step.ids.numpy()[:, 0], NO_TOKEN)

@@ -29,7 +29,7 @@ _PLUGINS_FIX = "run `make plugins` in the source tree, with TensorRT's headers a
 
 
 class NativeOpsWarning(UserWarning):
-    """A session runs function bodies, correct and slow, where native kernels were wanted."""
+    """A session is correct, and slower than was wanted: function bodies, or steps uncaptured."""
 
 
 @dataclass(frozen=True)

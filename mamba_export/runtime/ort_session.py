@@ -281,6 +281,12 @@ class OrtSession(ClosedAtExit):
             )
         return self._samplers[sampling]
 
+    def sample(self, binding: Binding) -> list[Any]:
+        """Run a sampler of this session; return what it wrote, in the order of binding."""
+        with _errors_of(self.artifact):
+            binding.run()
+            return binding.outputs()
+
     @property
     def kernels(self) -> str | None:
         """Our kernels that run the ops: their instruction set, or cuda; None where none does."""

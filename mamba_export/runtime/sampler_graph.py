@@ -45,7 +45,7 @@ _REMEMBER = """
 _GREEDY = """
     best = ReduceMax <keepdims = 1> (scores, last_axis)
     is_best = Equal (scores, best)
-    best_ids = Where (is_best, ids, end_id)
+    best_ids = Where (is_best, ids, last_id)
     token = ReduceMin <keepdims = 1> (best_ids, last_axis)
 """
 

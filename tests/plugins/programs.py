@@ -70,6 +70,7 @@ def build(
     components = ("MAMBA_EXPORT_ONNXRUNTIME", "MAMBA_EXPORT_CUDA", "MAMBA_EXPORT_TENSORRT")
     fixed = dict.fromkeys(components, "OFF")
     fixed |= {"MAMBA_EXPORT_TESTS": "ON", "TensorRT_ROOT": str(TENSORRT)}
+    fixed |= {"CMAKE_COMPILE_WARNING_AS_ERROR": "ON"}
     defines = [f"-D{key}={value}" for key, value in (fixed | dict(options or {})).items()]
     with (directory / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

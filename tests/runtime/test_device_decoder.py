@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mamba_export.errors import ParityError
+from mamba_export.errors import ParityError, SessionError
 from mamba_export.graph.artifact import Artifact
+from mamba_export.runtime.bound_step import Binding
 from mamba_export.runtime.generate import GenerateOptions, generate
 from mamba_export.runtime.ort_device import OrtDevice
 from mamba_export.runtime.ort_session import OrtSession
@@ -119,13 +120,14 @@ def test_a_sum_that_is_just_reached_suffices() -> None:
     assert token[:, 0].tolist() == sampler.expected(logits, nobody, draws) == [20] * 4 + [41] * 4
 
 
-@pytest.mark.parametrize("sampling", [SAMPLINGS[0], SAMPLINGS[-1]], ids=str)
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+@pytest.mark.parametrize("at", [9, slice(None)], ids=["one", "all"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_rows_that_are_not_finite_say_so_and_give_some_token(
-    sampling: Sampling, bad: float
+    sampling: Sampling, bad: float, at: int | slice
 ) -> None:
     logits = np.zeros((3, VOCAB), np.float32)
-    logits[1, 9] = bad
+    logits[1, at] = bad
     nobody = np.zeros((3, VOCAB), bool)
     token, finite, *_ = Sampler(sampling)(logits, nobody, np.full(3, 0.5))
     assert finite.tolist() == [True, False, True]
@@ -208,6 +210,20 @@ def test_nan_is_never_turned_into_a_token(
     assert caught.value.found == "nan for token 7 at position 3"
     assert "prompts[1]" in str(caught.value)
     assert [row for row, _ in pushed] == [0, 1, 0, 1, 0]
+
+
+def test_a_sampler_that_fails_is_an_error_of_ours(
+    sessions: tuple[OrtSession, OrtSession], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing(Binding):
+        def run(self, options: Any = None) -> None:
+            raise RuntimeError("the device is full")
+
+    _, device = sessions
+    monkeypatch.setattr("mamba_export.runtime.device_decoder.Binding", Failing)
+    with pytest.raises(SessionError, match="the device is full") as caught:
+        generate(device, [[1, 2]], GenerateOptions(max_new_tokens=5))
+    assert caught.value.code == "session.run"
 
 
 @settings(max_examples=60, deadline=None)
