@@ -46,6 +46,14 @@ from tests.benchmarks.samples import RATIO, sample_row
             ["q", "-0.12%", "", "", "", "", "0.30% / 0.10%", "MISSED", "n"],
         ),
         (
+            Row("decode.x", "mobius", {"peer_ms": 2.0}, Verdict.missed, "ours: no memory", RATIO),
+            ["decode.x", "", "mobius", "2 ms", "", "", "1× / 1.2×", "MISSED", "ours: no memory"],
+        ),
+        (
+            Row("prefill.x", "mobius", {"peer_ms": 2.0}, Verdict.no_goal, "ours: no memory"),
+            ["prefill.x", "", "mobius", "2 ms", "", "", "", "-", "ours: no memory"],
+        ),
+        (
             Row("decode.x", "mobius", {}, Verdict.skipped, "not installed", RATIO),
             ["decode.x", "", "mobius", "", "", "", "1× / 1.2×", "skipped", "not installed"],
         ),
