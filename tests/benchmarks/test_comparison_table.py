@@ -58,7 +58,7 @@ from tests.benchmarks.samples import RATIO, sample_row
             ["decode.x", "", "mobius", "", "", "", "1× / 1.2×", "skipped", "not installed"],
         ),
     ],
-    ids=["comparison", "unclear", "load", "quality", "skip"],
+    ids=["comparison", "unclear", "load", "quality", "alone_judged", "alone", "skip"],
 )
 def test_cells_of_a_row(row: Row, expected: list[str]) -> None:
     assert cells(line(row)) == expected
