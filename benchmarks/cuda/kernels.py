@@ -157,7 +157,15 @@ def _measured(
         "device": taken.device,
     }
     notes = "; ".join(filter(None, (note(measures), said(checked, sizes))))
-    yield judged_row(case.name, OURS, measures, goals=case.goals, about=alone, note=notes)
+    yield judged_row(
+        case.name,
+        OURS,
+        measures,
+        goals=case.goals,
+        disturbance=taken.pace,
+        about=alone,
+        note=notes,
+    )
     timed = _Timed(case, op, attributes, inputs, sets, checked, exact, captured, errors, about)
     yield from (_beside(timed, peer, setup) for peer in peers)
 
@@ -208,6 +216,7 @@ def _beside(ours: _Timed, peer: TimedPeer, setup: Setup) -> Row:
         f"{peer.name} {found.version}",
         *taken.seconds,
         goals=_ratio_goals(case, peer),
+        disturbance=taken.pace,
         about={
             **ours.about,
             "parity": {"ours": ours.errors, "peer": errors},

@@ -8,11 +8,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from benchmarks import nvidia_smi
 from benchmarks.cases import Goal
 from benchmarks.comparison import Blocks, spread
+from benchmarks.cuda.clocks import Pace, slowed
 from benchmarks.cuda.device import problem, runtime_problem
 from benchmarks.cuda_cases import CudaSpeedCase
 from benchmarks.models import checkpoint, device_artifact
@@ -76,7 +76,8 @@ def run(case: CudaSpeedCase, setup: Setup) -> list[Row]:
         prepared = _prepared(case, source, setup)
         if not isinstance(prepared, Skip):
             commands = {OURS: prepared, **commands}
-        sides, device = _blocks(case, commands, setup)
+        with nvidia_smi.watch(nvidia_smi.STATE) as device:
+            sides = _blocks(case, commands, setup)
     except WorkerError:
         return rows + _unmeasured(case, [OURS, *versions], Verdict.not_run, "time budget")
     mine = prepared if isinstance(prepared, Skip) else sides[OURS]
@@ -88,17 +89,19 @@ def run(case: CudaSpeedCase, setup: Setup) -> list[Row]:
         "dtype": {"activation": "float16", "state": "float32"},
         "device": device,
     }
+    # Between processes and while one loads its model the clock is that of no work.
+    pace = Pace(slowed(device))
     if isinstance(mine, Skip):
         # Peers that can do what ours cannot are measured all the same: that is the finding.
         rows += _unmeasured(case, [OURS], Verdict.missed, mine.reason)
     else:
-        rows += _own_rows(case, mine, about)
+        rows += _own_rows(case, mine, pace, about)
     for name, version in versions.items():
         theirs = sides[name]
         if isinstance(theirs, Skip):
             rows += _unmeasured(case, [name], Verdict.not_run, theirs.reason)
         else:
-            rows += _peer_rows(case, name, version, mine, theirs, about)
+            rows += _peer_rows(case, f"{name} {version}", name, mine, theirs, pace, about)
     return rows
 
 
@@ -179,8 +182,8 @@ def _output(command: list[str], setup: Setup) -> str:
 
 def _blocks(
     case: CudaSpeedCase, commands: dict[str, list[str]], setup: Setup
-) -> tuple[dict[str, list[CudaSpeed] | Skip], list[Any]]:
-    """Return what each side measured in each block, and how the device was around them.
+) -> dict[str, list[CudaSpeed] | Skip]:
+    """Return what each side measured in each block.
 
     A side that fails is a reason, and the others go on. Where the time runs out, it is what the
     blocks before found.
@@ -189,7 +192,6 @@ def _blocks(
         WorkerError: there was no time for enough blocks.
     """
     found: dict[str, list[CudaSpeed] | Skip] = {name: [] for name in commands}
-    device = [nvidia_smi.query(nvidia_smi.STATE)]
     for block in range(case.blocks):
         # There and back again: no side always follows the same one.
         order = list(commands) if block % 2 == 0 else [*reversed(commands)]
@@ -202,14 +204,13 @@ def _blocks(
                 read = our_speed(text, case.steps) if name == OURS else read_speed(text)
             except WorkerError as error:
                 if setup.left() <= 0 and block >= LEAST_BLOCKS:
-                    return {each: _first(side, block) for each, side in found.items()}, device
+                    return {each: _first(side, block) for each, side in found.items()}
                 if setup.left() <= 0:
                     raise
                 found[name] = Skip(_failure(error))
             else:
                 speeds.append(read)
-        device.append(nvidia_smi.query(nvidia_smi.STATE))
-    return found, device
+    return found
 
 
 def _first(speeds: list[CudaSpeed] | Skip, blocks: int) -> list[CudaSpeed] | Skip:
@@ -227,7 +228,7 @@ def _seconds(speeds: Sequence[CudaSpeed], seqlen: int | None) -> Blocks:
 
 
 def _own_rows(
-    case: CudaSpeedCase, mine: Sequence[CudaSpeed], about: Mapping[str, object]
+    case: CudaSpeedCase, mine: Sequence[CudaSpeed], pace: Pace, about: Mapping[str, object]
 ) -> list[Row]:
     rows = []
     for phase, seqlen in _phases(case):
@@ -241,24 +242,25 @@ def _own_rows(
             measures["us_per_token"] = round(1e3 * milliseconds / (case.batch * seqlen), 3)
             goals, note = {}, f"{measures['us_per_token']:.3g} µs a token"
         record = {**about, "seqlen": seqlen, "ours_s": asdict(spread(blocks))}
-        row = judged_row("", OURS, measures, goals=goals, about=record, note=note)
+        row = judged_row("", OURS, measures, goals=goals, disturbance=pace, about=record, note=note)
         rows.append(_named(case, phase, row))
     return rows
 
 
 def _peer_rows(
     case: CudaSpeedCase,
+    subject: str,
     name: str,
-    version: str,
     mine: Sequence[CudaSpeed] | Skip,
     theirs: Sequence[CudaSpeed],
+    pace: Pace,
     about: Mapping[str, object],
 ) -> list[Row]:
     rows = []
     for phase, seqlen in _phases(case):
         goal = case.ratio_goals.get(f"{phase} vs {name}")
         goals = {} if goal is None else {"ratio": goal}
-        subject, other = f"{name} {version}", _seconds(theirs, seqlen)
+        other = _seconds(theirs, seqlen)
         record = {**about, "seqlen": seqlen}
         if isinstance(mine, Skip):
             alone = spread(other)
@@ -268,7 +270,9 @@ def _peer_rows(
             row = judged_row("", subject, measures, goals=goals, about=record, note=note)
         else:
             own = _seconds(mine, seqlen)
-            row = comparison_row("", subject, own, other, goals=goals, about=record)
+            row = comparison_row(
+                "", subject, own, other, goals=goals, disturbance=pace, about=record
+            )
         rows.append(_named(case, phase, row))
     return rows
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import cuda_suite
+from benchmarks import cuda_suite, nvidia_smi
 from benchmarks.cases import TRAINED, at_least
 from benchmarks.cuda import inputs, kernel_library, kernels, truth, turns
 from benchmarks.cuda.case_process import measured
@@ -143,6 +144,19 @@ def test_of_a_long_call_a_part_is_checked_and_the_row_says_so(
     FakeKernels.factor = 1.1
     (row,) = rows_of(setup, case)
     assert row.note.startswith("parity: y is off by")
+
+
+def test_a_device_that_changes_its_pace_is_not_judged(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clocks = itertools.cycle([1980.0, 1500.0])
+    monkeypatch.setattr(
+        nvidia_smi, "query", lambda fields: {"sm_mhz": next(clocks), "throttle": "0x0"}
+    )
+    for row in rows_of(setup):
+        assert row.verdict is Verdict.disturbed
+        assert "the clock moved from 1500 to 1980 MHz" in row.note
+        assert len(row.about["device"]) == 1 + turns.BLOCKS + turns.SPARE_BLOCKS  # type: ignore[arg-type]
 
 
 def test_wrong_results_are_not_timed(setup: Setup) -> None:

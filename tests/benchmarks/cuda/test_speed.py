@@ -165,7 +165,7 @@ def test_what_cannot_fit_is_not_tried(
     commands: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     least = CASE.least_bytes()
-    device: dict[str, str | float] = {"memory_mib": least / 2**20 + 1}
+    device: dict[str, str | float] = {"memory_mib": least / 2**20 + 1, "throttle": "0x0"}
     monkeypatch.setattr(nvidia_smi, "query", lambda fields: device)
     assert rows_of(Setup(tmp_path))["decode", "ours"].measures
     commands.clear()
@@ -174,6 +174,20 @@ def test_what_cannot_fit_is_not_tried(
     assert {row.verdict for row in rows.values()} == {Verdict.skipped}
     assert all(row.note.startswith("does not fit: at least") for row in rows.values())
     assert not commands
+
+
+def test_a_device_that_was_held_back_is_not_judged(
+    commands: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hot = {"sm_mhz": 900.0, "throttle": "0x0000000000000020", "memory_mib": "[N/A]"}
+    monkeypatch.setattr(nvidia_smi, "query", lambda fields: hot)
+    rows = rows_of(Setup(tmp_path, peer="good"))
+    judged = {phase: row for phase, row in rows.items() if row.goals}
+    assert set(judged) == {("decode", "ours"), ("decode", "good 1.0"), ("prefill_32", "good 1.0")}
+    for row in judged.values():
+        assert row.verdict is Verdict.disturbed
+        assert row.note == "the device was throttled: software thermal slowdown"
+        assert row.about["device"][0] == hot  # type: ignore[index]
 
 
 def test_long_prompts_alone_have_no_row_of_steps(commands: list[list[str]], tmp_path: Path) -> None:
