@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from typing import Any
 
 import pytest
@@ -94,6 +95,20 @@ def has_goals(case: Any) -> bool:
 def check_bounds(goal: Any) -> None:
     bounds = [bound for bound in (goal.must, goal.aim) if bound is not None]
     assert bounds == sorted(bounds, reverse=not goal.least), "an aim is beyond its must"
+
+
+def test_a_share_of_the_bandwidth_is_asked_of_launches_that_take_long_enough() -> None:
+    """Ten times what a node of a graph costs, at what the fastest memory copies."""
+    judged = [case for case in KERNELS if "of_copy" in case.goals]
+    assert {case.op for case in judged} == {
+        "ssd_state_update",
+        "causal_conv1d",
+        "causal_conv1d_update",
+    }
+    for case in judged:
+        op = op_named(case.op)
+        elements = sum(math.prod(shape_of(spec, case.sizes())) for spec in op.inputs)
+        assert 2 * elements > 10 * 1.5e-6 * 4.3e12 / 2, case.name
 
 
 def test_dimensions_are_those_of_the_published_models() -> None:
