@@ -113,8 +113,11 @@ def test_a_share_of_the_bandwidth_is_asked_of_launches_that_take_long_enough() -
 
 def test_dimensions_are_those_of_the_published_models() -> None:
     assert (MAMBA2_2_7B.nheads, MAMBA2_2_7B.headdim, MAMBA2_2_7B.dstate) == (80, 64, 128)
-    sizes = next(case for case in KERNELS if case.op == "selective_scan").sizes()
-    assert (sizes["D"], sizes["N"]) == (5120, 16)
+    by_name = {case.name: case.sizes() for case in KERNELS}
+    for name, dim in (("b1", 5120), ("130m.b1", 1536)):
+        for seqlen in (2048, 16384):
+            sizes = by_name[f"kernel.selective_scan.{name}.t{seqlen}"]
+            assert (sizes["D"], sizes["N"], sizes["T"]) == (dim, 16, seqlen)
 
 
 def test_a_short_budget_measures_few_layers_under_another_name_and_without_goals() -> None:
