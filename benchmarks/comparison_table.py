@@ -43,11 +43,15 @@ def cells(record: Mapping[str, Any]) -> list[str]:
         aim = record["aim"].get("of_bandwidth")
         aimed = f" (aim {aim:.0%})" if aim is not None else ""
         notes.append(f"{measures['of_bandwidth']:.0%} of read bandwidth{aimed}")
+    mine, theirs = _side(measures, "ours"), _side(measures, "peer")
+    # What could not be measured of ours leaves a peer's figures alone in a row.
+    if not mine and not theirs and judged in measures:
+        mine = _amount(judged, measures[judged])
     return [
         record["case"],
-        _side(measures, "ours") or (_amount(judged, measures[judged]) if measures else ""),
+        mine,
         "" if subject == "ours" else subject,
-        _side(measures, "peer"),
+        theirs,
         _amount(_RATIO, measures[_RATIO]) if _RATIO in measures else "",
         "–".join(interval),
         _goal(record, judged),

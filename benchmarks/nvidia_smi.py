@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 
 LIMIT_S = 20.0
+EVERY_S = 5.0
 
 # Fields of `nvidia-smi --query-gpu`, by what the record calls them.
 DEVICE = {
@@ -39,6 +42,30 @@ def query(fields: Mapping[str, str]) -> dict[str, Value] | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return None if done.returncode else parse(fields, done.stdout)
+
+
+@contextlib.contextmanager
+def watch(fields: Mapping[str, str]) -> Iterator[list[dict[str, Value] | None]]:
+    """Query again and again what the first device does meanwhile, for other processes.
+
+    Yields:
+        The answers, while they come in; at least one at the end.
+    """
+    states: list[dict[str, Value] | None] = []
+    ended = threading.Event()
+
+    def look() -> None:
+        states.append(query(fields))
+        while not ended.wait(EVERY_S):
+            states.append(query(fields))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield states
+    finally:
+        ended.set()
+        thread.join()
 
 
 def parse(fields: Mapping[str, str], line: str) -> dict[str, Value] | None:

@@ -4,14 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Literal
+from typing import Literal, Protocol
 
 from benchmarks.cases import Goal
 from benchmarks.comparison import Blocks, ratio, spread
-from benchmarks.processors import Disturbance
 from benchmarks.report import Row, Verdict, judge
 
 PER_SECOND = {"ms": 1e3, "us": 1e6}
+
+
+class Disturbance(Protocol):
+    """What a machine or a device did besides, or did not do, while it was measured."""
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether figures do not count."""
+
+    @property
+    def note(self) -> str:
+        """What a reader of the figures should know, or nothing."""
+
+    def record(self) -> Mapping[str, object]:
+        """Return it for the record."""
 
 
 def comparison_row(

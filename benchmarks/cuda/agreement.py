@@ -1,4 +1,4 @@
-"""Nothing wrong is timed: ours in 16 bits beside ours in float32, and beside the peer."""
+"""Nothing wrong is timed: ours in 16 bits and a peer beside the CPU's kernel in float32."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mamba_export.parity.tolerances import (
 )
 
 SAME_FUNCTION = 0.02
-"""Relative RMS. A peer further from ours in float32 computes something else, and is not compared;
+"""Relative RMS. A peer further from it computes something else, and is not compared;
 how exact it is does not matter here."""
 
 
@@ -54,7 +54,7 @@ def tolerance(op: Op, output: str, dtype: DType) -> Tolerance:
 def disagreement(
     op: Op, dtype: DType, ours: Sequence[Tensor], float32: Sequence[Tensor]
 ) -> tuple[str, dict[str, float]]:
-    """Compare our outputs with those of the same inputs in float32.
+    """Compare our outputs with those that the CPU makes of the same inputs in float32.
 
     Returns:
         What is wrong, or nothing, and the relative RMS of each output.
@@ -72,7 +72,7 @@ def disagreement(
 def other_function(
     op: Op, theirs: Sequence[Tensor], float32: Sequence[Tensor]
 ) -> tuple[str, dict[str, float]]:
-    """Compare a peer's outputs with ours in float32; returns as above."""
+    """Compare a peer's outputs with the CPU's in float32; returns as above."""
     found = {
         spec.name: distance(other, reference)[0]
         for spec, other, reference in zip(op.outputs, theirs, float32, strict=True)

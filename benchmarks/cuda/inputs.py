@@ -67,11 +67,17 @@ def draw(
 
 
 def in_float32(op: Op, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Return the same values with float32 activations: kernels have a general path for them."""
+    """Return the same values with float32 activations."""
     return [
         tensor.float() if spec.element in NARROW else tensor
         for spec, tensor in zip(op.inputs, inputs, strict=True)
     ]
+
+
+def output_sources(op: Op, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Return, for each output of an op, the input that has its shape and type."""
+    by_name = {spec.name: tensor for spec, tensor in zip(op.inputs, inputs, strict=True)}
+    return [by_name[source] for source in op.output_sources]
 
 
 def shape_of(spec: TensorSpec, sizes: Mapping[str, int]) -> list[int]:

@@ -23,6 +23,7 @@ from benchmarks.worker import ROOT
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from benchmarks.cuda.truth import Part
     from benchmarks.cuda.turns import Replayed
     from mamba_export.ops import Op
 
@@ -51,7 +52,8 @@ def run(case: CudaKernelCase, setup: Setup) -> Iterator[Row]:
         yield from _measured(case, peers, library, setup)
     except torch.OutOfMemoryError as error:
         reason = f"does not fit: {one_line(error)}"
-        yield Row(case.name, OURS, {}, Verdict.not_run, reason, case.goals)
+        yield Row(case.name, OURS, {}, Verdict.missed, reason, case.goals)
+        yield from (_unmeasured(case, peer, Verdict.not_run, reason) for peer in peers)
 
 
 def operand_bytes(tensors: Sequence[Tensor]) -> int:
@@ -106,33 +108,41 @@ def _measured(
 
     from benchmarks.cuda import turns
     from benchmarks.cuda.agreement import disagreement
-    from benchmarks.cuda.inputs import ATTRIBUTES, draw, in_float32, op_named
+    from benchmarks.cuda.inputs import ATTRIBUTES, draw, op_named, output_sources
     from benchmarks.cuda.kernel_library import CudaKernels
+    from benchmarks.cuda.truth import part, said, take, truth
     from mamba_export.dtypes import DType
 
     op, attributes = op_named(case.op), ATTRIBUTES[case.op]
     kernels = CudaKernels(library)
-    # mamba_ssm's selective scan always begins with zeros.
-    inputs = draw(op, case.sizes(), torch.float16, "cuda", zero_state=case.op == "selective_scan")
-    first = kernels.prepare(op, inputs, attributes)
-    mine = first()
-    exact = kernels.prepare(op, in_float32(op, inputs), attributes)()
-    torch.cuda.synchronize()
+    sizes = case.sizes()
+    try:
+        # mamba_ssm's selective scan always begins with zeros.
+        inputs = draw(op, sizes, torch.float16, "cuda", zero_state=case.op == "selective_scan")
+        moved = operand_bytes([*inputs, *output_sources(op, inputs)])
+        cache = torch.cuda.get_device_properties(0).L2_cache_size
+        sets = [[t.clone() for t in inputs] for _ in range(turns.rotations(moved, cache))]
+    except torch.OutOfMemoryError as error:
+        reason = f"its operands do not fit: {one_line(error)}"
+        yield Row(case.name, OURS, {}, Verdict.not_run, reason, case.goals)
+        yield from (_unmeasured(case, peer, Verdict.not_run, reason) for peer in peers)
+        return
+    checked = part(op, sizes)
+    exact = truth(kernels, op, inputs, attributes, checked)
+    mine = take(op.outputs, kernels.prepare(op, inputs, attributes)(), checked)
     wrong, errors = disagreement(op, DType.float16, mine, exact)
     if wrong:
         yield Row(case.name, OURS, {}, Verdict.missed, f"parity: {wrong}", case.goals)
         return
 
-    moved = operand_bytes([*inputs, *mine])
-    cache = torch.cuda.get_device_properties(0).L2_cache_size
-    sets = [[t.clone() for t in inputs] for _ in range(turns.rotations(moved, cache))]
     captured = turns.Captured([kernels.prepare(op, each, attributes) for each in sets])
     limits = floors()
     taken = turns.take_turns([captured])
     (ours,) = taken.seconds
     about: dict[str, object] = {
         "shape": case.shape.record(),
-        "sizes": case.sizes(),
+        "sizes": sizes,
+        "checked": {axis: len(kept) for axis, kept in checked.items()},
         "dtype": {"activation": "float16", "state": "float32"},
         "l2": "cold",
         "launches": len(sets),
@@ -146,8 +156,17 @@ def _measured(
         "ours_s": asdict(spread(ours)),
         "device": taken.device,
     }
-    yield judged_row(case.name, OURS, measures, goals=case.goals, about=alone, note=note(measures))
-    timed = _Timed(case, op, attributes, inputs, sets, exact, captured, errors, about)
+    notes = "; ".join(filter(None, (note(measures), said(checked, sizes))))
+    yield judged_row(
+        case.name,
+        OURS,
+        measures,
+        goals=case.goals,
+        disturbance=taken.pace,
+        about=alone,
+        note=notes,
+    )
+    timed = _Timed(case, op, attributes, inputs, sets, checked, exact, captured, errors, about)
     yield from (_beside(timed, peer, setup) for peer in peers)
 
 
@@ -160,6 +179,7 @@ class _Timed:
     attributes: Mapping[str, Any]
     inputs: list[Tensor]
     sets: list[list[Tensor]]
+    checked: Part
     exact: Sequence[Tensor]
     captured: Replayed
     errors: Mapping[str, float]
@@ -171,6 +191,7 @@ def _beside(ours: _Timed, peer: TimedPeer, setup: Setup) -> Row:
     import torch
 
     from benchmarks.cuda.agreement import other_function
+    from benchmarks.cuda.truth import take
     from benchmarks.cuda.turns import take_turns
 
     case = ours.case
@@ -180,7 +201,7 @@ def _beside(ours: _Timed, peer: TimedPeer, setup: Setup) -> Row:
     if peer.slow and setup.left() < SLOW_S:
         return _unmeasured(case, peer, Verdict.not_run, "time budget: it compiles for minutes")
     try:
-        theirs = peer.prepare(ours.inputs, ours.attributes)()
+        theirs = take(ours.op.outputs, peer.prepare(ours.inputs, ours.attributes)(), ours.checked)
         wrong, errors = other_function(ours.op, theirs, ours.exact)
         if wrong:
             reason = f"it computes something else: {wrong}"
@@ -195,6 +216,7 @@ def _beside(ours: _Timed, peer: TimedPeer, setup: Setup) -> Row:
         f"{peer.name} {found.version}",
         *taken.seconds,
         goals=_ratio_goals(case, peer),
+        disturbance=taken.pace,
         about={
             **ours.about,
             "parity": {"ours": ours.errors, "peer": errors},

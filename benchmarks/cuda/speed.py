@@ -8,11 +8,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from benchmarks import nvidia_smi
 from benchmarks.cases import Goal
 from benchmarks.comparison import Blocks, spread
+from benchmarks.cuda.clocks import Pace, slowed
 from benchmarks.cuda.device import problem, runtime_problem
 from benchmarks.cuda_cases import CudaSpeedCase
 from benchmarks.models import checkpoint, device_artifact
@@ -70,22 +70,17 @@ def run(case: CudaSpeedCase, setup: Setup) -> list[Row]:
             rows += _unmeasured(case, [name], Verdict.skipped, found.reason)
         else:
             versions[name] = found.version
+    source = checkpoint(case.shape, setup.work, DType.float16)
+    commands = {name: PEERS[name].command(case, source) for name in versions}
     try:
-        source = checkpoint(case.shape, setup.work, DType.float16)
-        artifact = device_artifact(source, setup.work)
-        _output(ours("parity", str(artifact), "--against", str(source), *_PARITY), setup)
-        commands = {OURS: _our_command(case, artifact)}
-        commands |= {name: PEERS[name].command(case, source) for name in versions}
-        sides, device = _blocks(case, commands, setup)
-    except WorkerError as error:
-        verdict, reason = Verdict.missed, str(error)
-        if setup.left() <= 0:
-            verdict, reason = Verdict.not_run, "time budget"
-        elif _NO_MEMORY.search(reason):
-            verdict, reason = Verdict.not_run, f"does not fit: {reason}"
-        return rows + _unmeasured(case, [OURS, *versions], verdict, reason)
-    mine = sides[OURS]
-    assert not isinstance(mine, Skip)  # what ours raises is not caught there
+        prepared = _prepared(case, source, setup)
+        if not isinstance(prepared, Skip):
+            commands = {OURS: prepared, **commands}
+        with nvidia_smi.watch(nvidia_smi.STATE) as device:
+            sides = _blocks(case, commands, setup)
+    except WorkerError:
+        return rows + _unmeasured(case, [OURS, *versions], Verdict.not_run, "time budget")
+    mine = prepared if isinstance(prepared, Skip) else sides[OURS]
     about: dict[str, object] = {
         "shape": case.shape.record(),
         "layers": case.shape.n_layer if case.short_layers else None,
@@ -94,13 +89,19 @@ def run(case: CudaSpeedCase, setup: Setup) -> list[Row]:
         "dtype": {"activation": "float16", "state": "float32"},
         "device": device,
     }
-    rows += _own_rows(case, mine, about)
+    # Between processes and while one loads its model the clock is that of no work.
+    pace = Pace(slowed(device))
+    if isinstance(mine, Skip):
+        # Peers that can do what ours cannot are measured all the same: that is the finding.
+        rows += _unmeasured(case, [OURS], Verdict.missed, mine.reason)
+    else:
+        rows += _own_rows(case, mine, pace, about)
     for name, version in versions.items():
         theirs = sides[name]
         if isinstance(theirs, Skip):
             rows += _unmeasured(case, [name], Verdict.not_run, theirs.reason)
         else:
-            rows += _peer_rows(case, name, version, mine, theirs, about)
+            rows += _peer_rows(case, f"{name} {version}", name, mine, theirs, pace, about)
     return rows
 
 
@@ -142,6 +143,27 @@ def our_speed(text: str, steps: int) -> CudaSpeed:
     return CudaSpeed(prefill, means(document["decode"]["seconds"], steps // LEAST_PASSES))
 
 
+def _prepared(case: CudaSpeedCase, source: Path, setup: Setup) -> list[str] | Skip:
+    """Return what measures ours, once it is exported and right, or why it cannot be measured.
+
+    Raises:
+        WorkerError: the time is over.
+    """
+    try:
+        artifact = device_artifact(source, setup.work)
+        _output(ours("parity", str(artifact), "--against", str(source), *_PARITY), setup)
+    except WorkerError as error:
+        if setup.left() <= 0:
+            raise
+        return Skip(_failure(error))
+    return _our_command(case, artifact)
+
+
+def _failure(error: WorkerError) -> str:
+    reason = str(error)
+    return f"does not fit: {reason}" if _NO_MEMORY.search(reason) else reason
+
+
 def _our_command(case: CudaSpeedCase, artifact: Path) -> list[str]:
     lengths = [text for seqlen in case.seqlens for text in ("--prefill", str(seqlen))]
     sizes = [*lengths, "--decode", str(case.steps), "--batch", str(case.batch)]
@@ -160,16 +182,16 @@ def _output(command: list[str], setup: Setup) -> str:
 
 def _blocks(
     case: CudaSpeedCase, commands: dict[str, list[str]], setup: Setup
-) -> tuple[dict[str, list[CudaSpeed] | Skip], list[Any]]:
-    """Return what each side measured in each block, and how the device was around them.
+) -> dict[str, list[CudaSpeed] | Skip]:
+    """Return what each side measured in each block.
 
-    Where the time runs out, it is what the blocks before found.
+    A side that fails is a reason, and the others go on. Where the time runs out, it is what the
+    blocks before found.
 
     Raises:
-        WorkerError: ours failed, or there was no time for enough blocks.
+        WorkerError: there was no time for enough blocks.
     """
     found: dict[str, list[CudaSpeed] | Skip] = {name: [] for name in commands}
-    device = [nvidia_smi.query(nvidia_smi.STATE)]
     for block in range(case.blocks):
         # There and back again: no side always follows the same one.
         order = list(commands) if block % 2 == 0 else [*reversed(commands)]
@@ -179,17 +201,16 @@ def _blocks(
                 continue
             try:
                 text = _output(commands[name], setup)
+                read = our_speed(text, case.steps) if name == OURS else read_speed(text)
             except WorkerError as error:
                 if setup.left() <= 0 and block >= LEAST_BLOCKS:
-                    return {each: _first(side, block) for each, side in found.items()}, device
-                if name == OURS or setup.left() <= 0:
+                    return {each: _first(side, block) for each, side in found.items()}
+                if setup.left() <= 0:
                     raise
-                found[name] = Skip(str(error))
+                found[name] = Skip(_failure(error))
             else:
-                read = our_speed(text, case.steps) if name == OURS else read_speed(text)
                 speeds.append(read)
-        device.append(nvidia_smi.query(nvidia_smi.STATE))
-    return found, device
+    return found
 
 
 def _first(speeds: list[CudaSpeed] | Skip, blocks: int) -> list[CudaSpeed] | Skip:
@@ -207,7 +228,7 @@ def _seconds(speeds: Sequence[CudaSpeed], seqlen: int | None) -> Blocks:
 
 
 def _own_rows(
-    case: CudaSpeedCase, mine: Sequence[CudaSpeed], about: Mapping[str, object]
+    case: CudaSpeedCase, mine: Sequence[CudaSpeed], pace: Pace, about: Mapping[str, object]
 ) -> list[Row]:
     rows = []
     for phase, seqlen in _phases(case):
@@ -221,30 +242,37 @@ def _own_rows(
             measures["us_per_token"] = round(1e3 * milliseconds / (case.batch * seqlen), 3)
             goals, note = {}, f"{measures['us_per_token']:.3g} µs a token"
         record = {**about, "seqlen": seqlen, "ours_s": asdict(spread(blocks))}
-        row = judged_row("", OURS, measures, goals=goals, about=record, note=note)
+        row = judged_row("", OURS, measures, goals=goals, disturbance=pace, about=record, note=note)
         rows.append(_named(case, phase, row))
     return rows
 
 
 def _peer_rows(
     case: CudaSpeedCase,
+    subject: str,
     name: str,
-    version: str,
-    mine: Sequence[CudaSpeed],
+    mine: Sequence[CudaSpeed] | Skip,
     theirs: Sequence[CudaSpeed],
+    pace: Pace,
     about: Mapping[str, object],
 ) -> list[Row]:
     rows = []
     for phase, seqlen in _phases(case):
         goal = case.ratio_goals.get(f"{phase} vs {name}")
-        row = comparison_row(
-            "",
-            f"{name} {version}",
-            _seconds(mine, seqlen),
-            _seconds(theirs, seqlen),
-            goals={} if goal is None else {"ratio": goal},
-            about={**about, "seqlen": seqlen},
-        )
+        goals = {} if goal is None else {"ratio": goal}
+        other = _seconds(theirs, seqlen)
+        record = {**about, "seqlen": seqlen}
+        if isinstance(mine, Skip):
+            alone = spread(other)
+            measures = {"peer_ms": round(1e3 * alone.median, 4)}
+            record["peer_s"] = asdict(alone)
+            note = f"ours: {mine.reason}"
+            row = judged_row("", subject, measures, goals=goals, about=record, note=note)
+        else:
+            own = _seconds(mine, seqlen)
+            row = comparison_row(
+                "", subject, own, other, goals=goals, disturbance=pace, about=record
+            )
         rows.append(_named(case, phase, row))
     return rows
 

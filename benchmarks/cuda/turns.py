@@ -10,12 +10,13 @@ from typing import Any
 import torch
 
 from benchmarks import nvidia_smi
+from benchmarks.cuda.clocks import Pace, unsteady
 
 Launch = Callable[[], object]
 
 CACHES = 5
 """All sets of operands together are so many times the L2 cache."""
-BLOCKS = 4
+BLOCKS, SPARE_BLOCKS, LEAST_BLOCKS = 4, 2, 3
 TURN_S = 0.03
 LONG_TURN_S = 0.5
 LEAST_REPLAYS = 8
@@ -91,14 +92,21 @@ class Captured(Replayed):
 
 @dataclass
 class Turns:
-    """What the sides took in seconds, by side and block, and how the device was around each."""
+    """What the sides took in seconds, by side and block, and how the device was around each.
+
+    ``seconds`` are without the blocks in which the device changed its pace; ``device`` has all.
+    """
 
     seconds: list[list[list[float]]]
     device: list[dict[str, Any] | None] = field(default_factory=list)
+    pace: Pace = field(default_factory=Pace)
 
 
 def take_turns(sides: Sequence[Replayed], look: Callable[[], Any] | None = None) -> Turns:
     """Time one side, or two against each other, in blocks.
+
+    Blocks in which the device changed its pace are dropped and measured again, twice at most. If
+    then too few are left, all of them are returned as disturbed.
 
     Args:
         sides: captured.
@@ -109,10 +117,23 @@ def take_turns(sides: Sequence[Replayed], look: Callable[[], Any] | None = None)
     for side in sides:
         side.turn()  # clocks rise when there is work
     found.device.append(look())
-    for block in range(BLOCKS):
+    unsteadied: list[str] = []
+    for block in range(BLOCKS + SPARE_BLOCKS):
         order = range(len(sides))
         # There and back again: no side always follows the other.
         for which in reversed(order) if block % 2 else order:
             found.seconds[which].append(sides[which].turn())
         found.device.append(look())
+        unsteadied.append(unsteady(found.device[-2:]))
+        if unsteadied.count("") == BLOCKS:
+            break
+    reasons = [reason for reason in unsteadied if reason]
+    if unsteadied.count("") < LEAST_BLOCKS:
+        found.pace = Pace(reasons[0])
+        return found
+    found.pace = Pace(dropped=len(reasons))
+    found.seconds = [
+        [block for block, why in zip(blocks, unsteadied, strict=True) if not why]
+        for blocks in found.seconds
+    ]
     return found

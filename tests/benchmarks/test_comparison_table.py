@@ -46,11 +46,19 @@ from tests.benchmarks.samples import RATIO, sample_row
             ["q", "-0.12%", "", "", "", "", "0.30% / 0.10%", "MISSED", "n"],
         ),
         (
+            Row("decode.x", "mobius", {"peer_ms": 2.0}, Verdict.missed, "ours: no memory", RATIO),
+            ["decode.x", "", "mobius", "2 ms", "", "", "1× / 1.2×", "MISSED", "ours: no memory"],
+        ),
+        (
+            Row("prefill.x", "mobius", {"peer_ms": 2.0}, Verdict.no_goal, "ours: no memory"),
+            ["prefill.x", "", "mobius", "2 ms", "", "", "", "-", "ours: no memory"],
+        ),
+        (
             Row("decode.x", "mobius", {}, Verdict.skipped, "not installed", RATIO),
             ["decode.x", "", "mobius", "", "", "", "1× / 1.2×", "skipped", "not installed"],
         ),
     ],
-    ids=["comparison", "unclear", "load", "quality", "skip"],
+    ids=["comparison", "unclear", "load", "quality", "alone_judged", "alone", "skip"],
 )
 def test_cells_of_a_row(row: Row, expected: list[str]) -> None:
     assert cells(line(row)) == expected

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,24 @@ def test_it_is_asked_for_the_fields(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (state["sm_mhz"], state["power_w"], state["throttle"]) == (1980, 412.5, "0x" + 16 * "0")
     program.write_text("#!/bin/sh\nexit 9\n")
     assert nvidia_smi.query(nvidia_smi.STATE) is None
+
+
+def test_a_device_is_watched_while_others_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers, before = itertools.count(), threading.active_count()
+    enough = threading.Event()
+
+    def query(fields: object) -> dict[str, nvidia_smi.Value]:
+        answer = next(answers)
+        if answer == 2:
+            enough.set()
+        return {"sm_mhz": float(answer)}
+
+    monkeypatch.setattr(nvidia_smi, "query", query)
+    monkeypatch.setattr(nvidia_smi, "EVERY_S", 0.001)
+    with nvidia_smi.watch(nvidia_smi.STATE) as states:
+        assert enough.wait(30)
+    assert states[:3] == [{"sm_mhz": 0.0}, {"sm_mhz": 1.0}, {"sm_mhz": 2.0}]
+    assert threading.active_count() == before, "nobody looks any more"
 
 
 def test_a_record_of_a_device_is_named_for_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from typing import Any
 
 import pytest
@@ -96,10 +97,27 @@ def check_bounds(goal: Any) -> None:
     assert bounds == sorted(bounds, reverse=not goal.least), "an aim is beyond its must"
 
 
+def test_a_share_of_the_bandwidth_is_asked_of_launches_that_take_long_enough() -> None:
+    """Ten times what a node of a graph costs, at what the fastest memory copies."""
+    judged = [case for case in KERNELS if "of_copy" in case.goals]
+    assert {case.op for case in judged} == {
+        "ssd_state_update",
+        "causal_conv1d",
+        "causal_conv1d_update",
+    }
+    for case in judged:
+        op = op_named(case.op)
+        elements = sum(math.prod(shape_of(spec, case.sizes())) for spec in op.inputs)
+        assert 2 * elements > 10 * 1.5e-6 * 4.3e12 / 2, case.name
+
+
 def test_dimensions_are_those_of_the_published_models() -> None:
     assert (MAMBA2_2_7B.nheads, MAMBA2_2_7B.headdim, MAMBA2_2_7B.dstate) == (80, 64, 128)
-    sizes = next(case for case in KERNELS if case.op == "selective_scan").sizes()
-    assert (sizes["D"], sizes["N"]) == (5120, 16)
+    by_name = {case.name: case.sizes() for case in KERNELS}
+    for name, dim in (("b1", 5120), ("130m.b1", 1536)):
+        for seqlen in (2048, 16384):
+            sizes = by_name[f"kernel.selective_scan.{name}.t{seqlen}"]
+            assert (sizes["D"], sizes["N"], sizes["T"]) == (dim, 16, seqlen)
 
 
 def test_a_short_budget_measures_few_layers_under_another_name_and_without_goals() -> None:

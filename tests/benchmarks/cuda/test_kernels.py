@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import cuda_suite
+from benchmarks import cuda_suite, nvidia_smi
 from benchmarks.cases import TRAINED, at_least
-from benchmarks.cuda import inputs, kernel_library, kernels, turns
+from benchmarks.cuda import inputs, kernel_library, kernels, truth, turns
 from benchmarks.cuda.case_process import measured
 from benchmarks.cuda.floors import Floors
 from benchmarks.cuda_cases import CUDA, CudaKernelCase, FloorsCase
@@ -63,8 +64,11 @@ class FakeKernels:
         assert library.is_file()
 
     def prepare(self, op: Any, operands: Sequence[Any], attributes: Mapping[str, Any]) -> Any:
-        factor = FakeKernels.factor if operands[0].dtype is torch.float16 else 1.0
-        return lambda: [y * factor for y in op(*operands, **attributes)]
+        return lambda: [y * FakeKernels.factor for y in op(*operands, **attributes)]
+
+    def run_on_cpu(self, op: Any, operands: Sequence[Any], attributes: Mapping[str, Any]) -> Any:
+        assert {t.dtype for t in operands} <= {torch.float32, torch.int32}
+        return list(op(*operands, **attributes))
 
 
 def fake_peer(
@@ -93,7 +97,6 @@ def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
     monkeypatch.setattr(turns, "Captured", FakeCaptured)
     monkeypatch.setattr(turns, "rotations", lambda moved, cache: 3)
     monkeypatch.setattr(inputs, "draw", lambda *a, **k: on_cpu(*a[:3], "cpu", **k))
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     device = SimpleNamespace(L2_cache_size=1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: device)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
@@ -124,7 +127,36 @@ def test_ours_alone_and_beside_a_peer(setup: Setup) -> None:
     assert beside.about["launches"] == 3
     parity: Any = beside.about["parity"]
     assert parity["ours"]["y"] < 1e-3
+    assert (beside.about["checked"], "checked" in alone.note) == ({}, False)
     assert len(beside.about["device"]) == 1 + turns.BLOCKS  # type: ignore[arg-type]
+
+
+def test_of_a_long_call_a_part_is_checked_and_the_row_says_so(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = truth.part
+    monkeypatch.setattr(truth, "part", lambda op, sizes: whole(op, sizes, most=1))
+    case = replace(CASE, batch=3)
+    alone, beside = rows_of(setup, case)
+    assert (alone.verdict, beside.verdict) == (Verdict.must, Verdict.must)
+    assert alone.note.endswith("; checked: 2 of 3 rows")
+    assert alone.about["checked"] == beside.about["checked"] == {"B": 2}
+    FakeKernels.factor = 1.1
+    (row,) = rows_of(setup, case)
+    assert row.note.startswith("parity: y is off by")
+
+
+def test_a_device_that_changes_its_pace_is_not_judged(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clocks = itertools.cycle([1980.0, 1500.0])
+    monkeypatch.setattr(
+        nvidia_smi, "query", lambda fields: {"sm_mhz": next(clocks), "throttle": "0x0"}
+    )
+    for row in rows_of(setup):
+        assert row.verdict is Verdict.disturbed
+        assert "the clock moved from 1500 to 1980 MHz" in row.note
+        assert len(row.about["device"]) == 1 + turns.BLOCKS + turns.SPARE_BLOCKS  # type: ignore[arg-type]
 
 
 def test_wrong_results_are_not_timed(setup: Setup) -> None:
@@ -184,14 +216,30 @@ def test_a_launch_that_fails_misses_its_goals(
     assert (row.verdict, row.note) == (Verdict.missed, "RuntimeError: CUDA error 801")
 
 
-def test_what_does_not_fit_says_so(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-    def draw(*_: object, **__: object) -> None:
+@pytest.mark.parametrize(
+    ("owner", "name", "verdict", "note"),
+    [
+        (inputs, "draw", Verdict.not_run, "its operands do not fit"),
+        (FakeKernels, "prepare", Verdict.missed, "does not fit"),
+    ],
+)
+def test_what_does_not_fit_says_so(
+    owner: object,
+    name: str,
+    verdict: Verdict,
+    note: str,
+    setup: Setup,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def without_memory(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 99 GiB")
 
-    monkeypatch.setattr(inputs, "draw", draw)
-    (row,) = rows_of(setup)
-    assert (row.verdict, row.measures) == (Verdict.not_run, {})
-    assert row.note.startswith("does not fit: OutOfMemoryError: CUDA out of memory")
+    monkeypatch.setattr(owner, name, without_memory)
+    mine, peer = rows_of(setup)
+    assert (mine.verdict, peer.verdict) == (verdict, Verdict.not_run)
+    assert mine.measures == peer.measures == {}
+    assert mine.note == peer.note
+    assert mine.note.startswith(f"{note}: OutOfMemoryError: CUDA out of memory")
 
 
 def test_nobody_is_compared_if_nobody_is_wanted(setup: Setup) -> None:

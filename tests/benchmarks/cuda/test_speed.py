@@ -100,15 +100,51 @@ def test_parity_comes_first_and_sides_take_turns(commands: list[list[str]], tmp_
     assert "--prefill 16 --prefill 32 --decode 4 --batch 2 --device cuda" in bench
 
 
-def test_ours_that_fails_misses_its_goals(
+@pytest.mark.parametrize("fails", ["parity", "bench"])
+@pytest.mark.parametrize(
+    ("error", "note"),
+    [
+        ("error[parity.failed]: logits differ", "error[parity.failed]: logits differ"),
+        ("exit 1: torch.OutOfMemoryError: CUDA out of memory. Tried", "does not fit: exit 1: tor"),
+        ("error[session.run]: Failed to allocate memory for requested", "does not fit: error[ses"),
+    ],
+)
+def test_ours_that_fails_misses_its_goals_and_hides_no_peer(
+    error: str,
+    note: str,
+    fails: str,
+    commands: list[list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answer = speed.output_of
+
+    def output_of(command: list[str], *, limit_s: float) -> str:
+        if fails in command:
+            raise WorkerError(error)
+        return answer(command, limit_s=limit_s)
+
+    monkeypatch.setattr(speed, "output_of", output_of)
+    rows = rows_of(Setup(tmp_path))
+    mine = rows[CASE.name, "ours"]
+    assert (mine.verdict, mine.measures) == (Verdict.missed, {})
+    assert mine.note.startswith(note)
+    decode, short = rows["decode", "good 1.0"], rows["prefill_16", "good 1.0"]
+    assert (decode.verdict, decode.measures) == (Verdict.missed, {"peer_ms": pytest.approx(2)})
+    assert f"ours: {note}" in decode.note
+    assert (short.verdict, short.measures) == (Verdict.no_goal, {"peer_ms": pytest.approx(20)})
+    sides: Any = decode.about
+    assert sides["peer_s"]["count"] == 3 * CASE.blocks
+    assert rows[CASE.name, "broken"].verdict is Verdict.not_run
+
+
+def test_without_time_nothing_is_missed(
     commands: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def output_of(command: list[str], *, limit_s: float) -> str:
-        raise WorkerError("error[parity.failed]: logits differ")
+        raise WorkerError("it took longer than 0.1 s")
 
     monkeypatch.setattr(speed, "output_of", output_of)
-    rows = rows_of(Setup(tmp_path, peer="good"))
-    assert {row.verdict for row in rows.values()} == {Verdict.missed}
     late = rows_of(Setup(tmp_path, peer="good", deadline=time.monotonic() - 1))
     assert {(row.verdict, row.note) for row in late.values()} == {(Verdict.not_run, "time budget")}
 
@@ -129,7 +165,7 @@ def test_what_cannot_fit_is_not_tried(
     commands: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     least = CASE.least_bytes()
-    device: dict[str, str | float] = {"memory_mib": least / 2**20 + 1}
+    device: dict[str, str | float] = {"memory_mib": least / 2**20 + 1, "throttle": "0x0"}
     monkeypatch.setattr(nvidia_smi, "query", lambda fields: device)
     assert rows_of(Setup(tmp_path))["decode", "ours"].measures
     commands.clear()
@@ -140,28 +176,18 @@ def test_what_cannot_fit_is_not_tried(
     assert not commands
 
 
-@pytest.mark.parametrize(
-    ("error", "verdict"),
-    [
-        ("exit 1: torch.OutOfMemoryError: CUDA out of memory. Tried", Verdict.not_run),
-        ("error[session.run]: Failed to allocate memory for requested buffer", Verdict.not_run),
-        ("error[session.run]: CUDA error 700", Verdict.missed),
-    ],
-)
-def test_ours_without_memory_is_not_wrong(
-    error: str,
-    verdict: Verdict,
-    commands: list[list[str]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_device_that_was_held_back_is_not_judged(
+    commands: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def output_of(command: list[str], *, limit_s: float) -> str:
-        raise WorkerError(error)
-
-    monkeypatch.setattr(speed, "output_of", output_of)
+    hot = {"sm_mhz": 900.0, "throttle": "0x0000000000000020", "memory_mib": "[N/A]"}
+    monkeypatch.setattr(nvidia_smi, "query", lambda fields: hot)
     rows = rows_of(Setup(tmp_path, peer="good"))
-    assert {row.verdict for row in rows.values()} == {verdict}
-    assert all(error in row.note for row in rows.values())
+    judged = {phase: row for phase, row in rows.items() if row.goals}
+    assert set(judged) == {("decode", "ours"), ("decode", "good 1.0"), ("prefill_32", "good 1.0")}
+    for row in judged.values():
+        assert row.verdict is Verdict.disturbed
+        assert row.note == "the device was throttled: software thermal slowdown"
+        assert row.about["device"][0] == hot  # type: ignore[index]
 
 
 def test_long_prompts_alone_have_no_row_of_steps(commands: list[list[str]], tmp_path: Path) -> None:
