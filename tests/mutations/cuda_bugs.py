@@ -49,6 +49,13 @@ CUDA = [
         "      starts[std::int64_t{s + i + 1} * row] = in[i];",
     ),
     bug(
+        "nothing is written for states beyond the row's, which are 0: a NaN there stays",
+        _SCAN,
+        "fuzz:SelectiveScan",
+        "if constexpr (!kFirst) store<kWidth>(tile_C + to, part_C);",
+        "if (!kFirst && n + i < dstate) store<kWidth>(tile_C + to, part_C);",
+    ),
+    bug(
         "reverse forgotten over lanes",
         _LANES,
         "fuzz:SelectiveScan",

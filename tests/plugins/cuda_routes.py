@@ -209,6 +209,14 @@ _SSDS = [
         {"P": 72, "T": 70},
         dtypes=NARROW,
     ),
+    *(
+        _ssd(f"matrices_{headdim}_columns", why, _MATRICES, {"P": headdim, "T": 70}, dtypes=NARROW)
+        for headdim, why in (
+            (32, "half of the columns that a block may have"),
+            (80, "two blocks of five vectors"),
+            (96, "two blocks of six"),
+        )
+    ),
     _ssd("matrices_8_warps", "a wide state", _MATRICES, {"N": 144, "T": 70}, dtypes=NARROW),
     _ssd(
         "matrices_split",

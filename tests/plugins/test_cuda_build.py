@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import defaultdict
 from pathlib import Path
 
+import pytest
+
 from tests.plugins.programs import BUILD, ROOT, skip
 
-SOURCES = sorted((ROOT / "plugins" / "kernels").glob("*.cu"))
+KERNELS = ROOT / "plugins" / "kernels"
+SOURCES = sorted(KERNELS.glob("*.cu"))
 OBJECTS = BUILD / "plugins/plugins/kernels/CMakeFiles/mamba_cuda_kernels.dir"
 
 
+def files_of(source: Path) -> set[Path]:
+    """Return what is compiled for a source: itself and our headers that it includes."""
+    files, found = [source], {source}
+    while files:
+        names = re.findall(r'^#include "(\w+\.\w+)"', files.pop().read_text(), re.MULTILINE)
+        new = {KERNELS / name for name in names} - found
+        found |= new
+        files += new
+    return found
+
+
 def reports() -> dict[Path, str]:
-    """Return the report of each source; `make plugins CUDA=ON` writes them."""
+    """Return the report of each source; `make plugins CUDA=ON` writes them.
+
+    A later build without CUDA leaves them where they are, whatever has become of the sources.
+    """
     found = {source: OBJECTS / f"{source.name}.o.ptxas" for source in SOURCES}
     if not all(file.is_file() for file in found.values()):
         skip("the native ops were built without CUDA kernels: make plugins CUDA=ON")
+    for source, report in found.items():
+        for file in sorted(files_of(source)):
+            if file.stat().st_mtime > report.stat().st_mtime:
+                skip(f"{file.name} is newer than {report.name}: make plugins CUDA=ON")
     return {source: file.read_text() for source, file in found.items()}
 
 
@@ -32,3 +54,25 @@ def test_no_kernel_spills() -> None:
                 assert usage.groups() == ("0", "0"), f"{source.name}, {architecture}: {name}"
         assert architecture, f"the report of {source.name} names no kernel"
     assert len(set(kernels.values())) == 1, f"kernels by architecture: {dict(kernels)}"
+
+
+@pytest.mark.parametrize("name", ["op.cu", "shared.cuh", "sizes.h"])
+def test_a_report_older_than_what_it_is_of_does_not_count(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MAMBA_EXPORT_ALL_BUILT", raising=False)
+    written = {"op.cu": '#include "shared.cuh"\n', "shared.cuh": '#include "sizes.h"\n'}
+    for each in ("op.cu", "shared.cuh", "sizes.h", "another.h", "op.cu.o.ptxas"):
+        (tmp_path / each).write_text(written.get(each, ""))
+        os.utime(tmp_path / each, (1, 1))
+    for variable, value in (
+        ("KERNELS", tmp_path),
+        ("OBJECTS", tmp_path),
+        ("SOURCES", [tmp_path / "op.cu"]),
+    ):
+        monkeypatch.setattr(f"{__name__}.{variable}", value)
+    os.utime(tmp_path / "another.h", (2, 2))
+    assert reports() == {tmp_path / "op.cu": ""}
+    os.utime(tmp_path / name, (2, 2))
+    with pytest.raises(pytest.skip.Exception, match=f"{name} is newer than op.cu.o.ptxas"):
+        reports()

@@ -13,8 +13,9 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
-// One block runs at a time, on one thread of the system.
-#define __shared__ static
+// One block runs at a time. Thread-local, because such variables lie together, where run_grid finds
+// them: GCC ignores the section that a static variable of a template asks for.
+#define __shared__ static thread_local
 
 using dim3 = mamba_export::simt::Dim;
 

@@ -1,5 +1,6 @@
 #include "simt.h"
 
+#include <link.h>
 #include <setjmp.h>
 #include <sys/mman.h>
 #include <ucontext.h>
@@ -9,6 +10,7 @@
 #include <cstring>
 #include <memory>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 namespace mamba_export::simt {
@@ -142,6 +144,37 @@ class Machine {
   jmp_buf scheduler_;
 };
 
+// The static shared memory of all kernels: the calling thread's variables of this library.
+struct StaticShared {
+  unsigned char* first = nullptr;
+  std::size_t bytes = 0;
+};
+
+thread_local unsigned char beside_shared;  // one more of them
+
+StaticShared static_shared() {
+  // They may come into being only now that an address is asked for.
+  std::pair<const unsigned char*, StaticShared> search{&beside_shared, {}};
+  dl_iterate_phdr(
+      [](dl_phdr_info* library, std::size_t, void* data) {
+        auto& [inside, found] = *static_cast<decltype(search)*>(data);
+        auto* const first = static_cast<unsigned char*>(library->dlpi_tls_data);
+        for (int i = 0; first != nullptr && i < library->dlpi_phnum; ++i) {
+          const auto& segment = library->dlpi_phdr[i];
+          const std::less<> before;
+          if (segment.p_type != PT_TLS || before(inside, first)) continue;
+          if (before(inside, first + segment.p_memsz)) found = {first, segment.p_memsz};
+        }
+        return found.first != nullptr ? 1 : 0;
+      },
+      &search);
+  if (search.second.first == nullptr) {
+    std::fprintf(stderr, "simt: the static shared memory is not to be found\n");
+    std::abort();
+  }
+  return search.second;
+}
+
 Machine& machine() {
   static Machine* const only = new Machine;
   return *only;
@@ -186,9 +219,11 @@ void run_grid(const void* kernel, Dim grid, Dim block, std::size_t shared_bytes,
   }
   const unsigned blocks = grid.x * grid.y * grid.z;
   if (self.log != nullptr) self.log->push_back({kernel, blocks, threads, shared_bytes});
+  const StaticShared fixed = static_shared();
   for (unsigned i = 0; i < blocks; ++i) {
     const unsigned index = self.device.reversed ? blocks - 1 - i : i;
     std::memset(self.shared.data(), 0xff, shared_bytes);
+    std::memset(fixed.first, 0xff, fixed.bytes);
     self.run_block({index % grid.x, index / grid.x % grid.y, index / grid.x / grid.y}, block,
                    thread);
   }

@@ -53,7 +53,7 @@ struct Launched {
 // From now on writes down every launch in `log`; null: nowhere.
 void log_launches(std::vector<Launched>* log);
 
-// The block's dynamic shared memory; full of NaN when a block starts.
+// The block's dynamic shared memory; like the static one full of NaN when a block starts.
 void* shared_memory();
 
 // Waits for all threads of the block, or of the warp.

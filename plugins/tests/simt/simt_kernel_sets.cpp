@@ -4,6 +4,8 @@
 #include <string>
 #include <vector>
 
+#include "guarded_call.h"
+#include "guarded_memory.h"
 #include "kernel_sets.h"
 #include "launched_kernels.h"
 #include "simt.h"
@@ -15,13 +17,17 @@ template <bool kReversed>
 struct Emulated {
   static constexpr const char* kName = kReversed ? "simt_reversed" : "simt";
 
-  // With a workspace full of NaN, of just the size that was asked for.
+  // With a workspace full of NaN, of just the size that was asked for. It ends at a guard page if
+  // it is aligned there, else it starts at one.
   template <class Launch>
   static void run(std::size_t bytes, const Launch& launch) {
-    std::vector<std::max_align_t> workspace(bytes / sizeof(std::max_align_t) + 1);
-    std::memset(workspace.data(), 0xff, workspace.size() * sizeof(std::max_align_t));
+    constexpr std::size_t kAlignment = 16;
+    GuardedMemory memory(bytes);
+    char* const workspace = memory.place(bytes, bytes % kAlignment == 0);
+    std::memset(workspace, 0xff, bytes);
     simt::device().reversed = kReversed;
-    const cudaError_t error = launch(workspace.data(), nullptr);
+    const cudaError_t error = launch(workspace, nullptr);
+    if (!memory.margin_intact()) throw Failure("wrote beside the workspace");
     if (error != cudaSuccess) {
       throw std::runtime_error("a launch failed: error " + std::to_string(error));
     }
