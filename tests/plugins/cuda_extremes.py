@@ -66,8 +66,8 @@ EXTREMES = [
         "infinite_state",
         "it stays, with its sign",
         (
-            ("ssm_state", (0, FAST, 1), INFINITY),
-            ("ssm_state", (0, FAST, 2), -INFINITY),
+            ("ssm_state", (0, FAST, -1), INFINITY),
+            ("ssm_state", (0, FAST, -2), -INFINITY),
         ),
     ),
     Extreme(
