@@ -50,21 +50,29 @@ class CudaKernels:
         self._library = ctypes.CDLL(str(library))
         self._library.mamba_workspace.restype = ctypes.c_size_t
 
-    def prepare(self, op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> Launch:
+    def prepare(
+        self,
+        op: Op,
+        inputs: Sequence[Tensor],
+        attributes: Mapping[str, Any],
+        outputs: Sequence[Tensor] = (),
+    ) -> Launch:
         """Allocate outputs and workspace for one call.
 
         Args:
             op: which.
             inputs: on the device, contiguous, in the contract's order.
             attributes: by name.
+            outputs: where they go, on the device, contiguous; new memory by default.
         """
-        return Launch(self._library, self.device, op, inputs, attributes)
+        operands = Operands(self.device, op, inputs, outputs)
+        return Launch(self._library, operands, call_of(op, inputs, attributes))
 
     def run_on_cpu(
         self, op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any]
     ) -> list[Tensor]:
         """Return what the CPU's kernel makes of tensors there."""
-        operands = Operands("cpu", op, inputs)
+        operands = Operands("cpu", op, inputs, ())
         code = self._library.mamba_run_on_cpu(
             ctypes.byref(call_of(op, inputs, attributes)), operands.pointers
         )
@@ -74,16 +82,22 @@ class CudaKernels:
 
 
 class Operands:
-    """Inputs and new outputs of one call.
+    """Inputs and outputs of one call; where no outputs are given, new ones.
 
     Attributes:
+        device: where they lie.
         outputs: in the contract's order.
         pointers: to the inputs, then the outputs.
     """
 
-    def __init__(self, device: str, op: Op, inputs: Sequence[Tensor]) -> None:
+    def __init__(
+        self, device: str, op: Op, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
+    ) -> None:
         by_name = {spec.name: t for spec, t in zip(op.inputs, inputs, strict=True)}
-        self.outputs = [torch.empty_like(by_name[source]) for source in op.output_sources]
+        self.device = device
+        self.outputs = [
+            *(outputs or (torch.empty_like(by_name[source]) for source in op.output_sources))
+        ]
         self._tensors = [*inputs, *self.outputs]
         for tensor in self._tensors:
             assert tensor.device.type == device
@@ -101,20 +115,13 @@ class Launch:
         workspace: bytes, whose content does not matter.
     """
 
-    def __init__(
-        self,
-        library: Any,
-        device: str,
-        op: Op,
-        inputs: Sequence[Tensor],
-        attributes: Mapping[str, Any],
-    ) -> None:
+    def __init__(self, library: Any, operands: Operands, call: KernelCall) -> None:
         self._library = library
-        self._operands = Operands(device, op, inputs)
-        self.outputs = self._operands.outputs
-        self._call = call_of(op, inputs, attributes)
-        size = library.mamba_workspace(ctypes.byref(self._call), self._operands.pointers)
-        self.workspace = torch.empty(size, dtype=torch.uint8, device=device)
+        self._operands = operands
+        self.outputs = operands.outputs
+        self._call = call
+        size = library.mamba_workspace(ctypes.byref(call), operands.pointers)
+        self.workspace = torch.empty(size, dtype=torch.uint8, device=operands.device)
 
     def __call__(self) -> list[Tensor]:
         """Launch on torch's current stream, and return the outputs."""

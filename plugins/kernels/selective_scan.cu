@@ -238,7 +238,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) walk(Scan scan) {
       fetch_tokens(tile + i + kAhead);
       bool ordinary = true;
 #pragma unroll
-      for (int k = 0; k < kAhead; ++k) ordinary = ordinary && dt[k] >= 0.0f && dt[k] <= longest;
+      for (int k = 0; k < kAhead; ++k) ordinary = ordinary && dt[k] >= 0.0f && dt[k] < longest;
       // All lanes vote, so that they stay together.
       if (__all_sync(kAllLanes, ordinary)) {
         advance(std::true_type{}, tile, i, to, x, dt, z);

@@ -170,7 +170,7 @@ __device__ __forceinline__ void scan_slice(float2 (*states)[kLaneStates], int fi
 // What a channel has.
 struct LaneConstants {
   float bias, skip;
-  float longest;  // step whose decays are ordinary; NaN if none is
+  float longest;  // shorter steps have ordinary decays; NaN if none has
 };
 
 template <class T>
@@ -290,7 +290,7 @@ __global__ void __launch_bounds__(kLaneThreads, kLaneBlocks<T>) scan_over_lanes(
         dt[c][k] = k < tokens ? step : 0.0f;
         dtx[c][k] = dt[c][k] * x[k];
         y[c][k] = constant.skip * x[k];
-        ordinary = ordinary && dt[c][k] >= 0.0f && dt[c][k] <= constant.longest &&
+        ordinary = ordinary && dt[c][k] >= 0.0f && dt[c][k] < constant.longest &&
                    within(dtx[c][k], kOrdinary);
       }
     }

@@ -10,12 +10,14 @@ from pathlib import Path
 
 from mamba_export.errors import ParityError
 from tests.ops.cases import CASES
+from tests.plugins.cuda_extremes import EXTREMES
 from tests.plugins.cuda_routes import ROUTES
 from tests.plugins.emulated_device import EmulatedKernels
 from tests.plugins.test_cuda_kernels import test_rows
 from tests.plugins.test_cuda_routes import (
     WIDE,
     never_launched,
+    test_numbers_at_the_ends_of_float32,
     test_operands_may_lie_anywhere,
     test_route,
 )
@@ -25,6 +27,9 @@ def main(library: str, op: str) -> int:
     """Return 1 if a row fails, as the fuzzer does."""
     kernels = EmulatedKernels(Path(library))
     try:
+        if op == "SelectiveScan":
+            for extreme in EXTREMES:
+                test_numbers_at_the_ends_of_float32(extreme, kernels)
         for case in CASES:
             if case.op.name == op:
                 test_rows(case, kernels)

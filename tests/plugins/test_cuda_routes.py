@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,15 +16,23 @@ from mamba_export.dtypes import DType
 from mamba_export.ops import OPS
 from mamba_export.parity import oracle
 from tests.ops.cases import ROWS, OpCase
-from tests.ops.routes import arrays, tolerance
+from tests.ops.routes import agree, arrays, to_array, tolerance
+from tests.plugins.cuda_extremes import EXTREMES, SHAPES, Extreme
 from tests.plugins.cuda_routes import ROUTES, Route, products
 from tests.plugins.emulated_device import EmulatedKernels, emulated
 
 
-def run(kernels: CudaKernels, case: OpCase, operands: Sequence[Tensor]) -> list[Tensor]:
-    """Return what the kernels make of operands, with a workspace full of NaN."""
-    call = kernels.prepare(case.op, operands, case.attributes)
+def run(
+    kernels: CudaKernels,
+    case: OpCase,
+    operands: Sequence[Tensor],
+    outputs: Sequence[Tensor] = (),
+) -> list[Tensor]:
+    """Return what the kernels make of operands; outputs and workspace are full of NaN before."""
+    call = kernels.prepare(case.op, operands, case.attributes, outputs)
     call.workspace.fill_(0xFF)
+    for output in call.outputs:
+        output.fill_(math.nan)
     return [tensor.cpu() for tensor in call()]
 
 
@@ -68,6 +77,23 @@ def test_route(route: Route, kernels: CudaKernels) -> None:
             assert route.shared_bytes in (None, launches[-1].shared_bytes)
 
 
+@pytest.mark.parametrize("extreme", EXTREMES, ids=lambda extreme: extreme.name)
+def test_numbers_at_the_ends_of_float32(extreme: Extreme, kernels: CudaKernels) -> None:
+    """What is infinite or no number is so in the oracle; the rest is within the tolerance."""
+    for shape, launched in SHAPES:
+        case = shape.but(extreme.name, extreme.why, attributes=extreme.attributes)
+        inputs = extreme.change(case)
+        if isinstance(kernels, EmulatedKernels):
+            kernels.become()
+        outputs = run(kernels, case, [tensor.to(kernels.device) for tensor in inputs])
+        if isinstance(kernels, EmulatedKernels):
+            names = tuple(launch.name for launch in kernels.take_launches())
+            assert names == launched, shape.name
+        drawn = [to_array(tensor) for tensor in inputs]
+        exact = oracle.selective_scan(*drawn, **case.attributes)
+        agree(case.op, drawn, [to_array(t) for t in outputs], exact, allow_nonfinite=True)
+
+
 def never_launched(kernels: EmulatedKernels) -> set[str]:
     """Return the kernels that no route launches."""
     missing = set(kernels.kernels.values())
@@ -108,11 +134,14 @@ def test_operands_may_lie_anywhere(name: str, kernels: CudaKernels) -> None:
     if isinstance(kernels, EmulatedKernels):
         kernels.become(**route.device)
     *_, case = route.cases()
-    for place in range(len(case.op.inputs)):
-        operands = [tensor.to(kernels.device) for tensor in case.inputs()]
+    inputs = [tensor.to(kernels.device) for tensor in case.inputs()]
+    outputs = run(kernels, case, inputs)
+    for place in range(len(inputs) + len(outputs)):
+        operands = [*inputs, *outputs]
         moved = operands[place]
         operands[place] = moved.new_empty(moved.numel() + 1)[1:].view(moved.shape).copy_(moved)
-        check(kernels, case, run(kernels, case, operands))
+        count = len(inputs)
+        check(kernels, case, run(kernels, case, operands[:count], operands[count:]))
 
 
 INVALID_VALUE = 1  # among CUDA's errors

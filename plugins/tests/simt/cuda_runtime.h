@@ -80,6 +80,7 @@ inline float __uint_as_float(std::uint32_t bits) {
   return value;
 }
 inline std::uint32_t __float_as_uint(float value) {
+  if (std::isnan(value)) return 0x7fffffffu;  // what arithmetic makes of any
   std::uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
   return bits;
