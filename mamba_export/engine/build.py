@@ -15,6 +15,7 @@ from mamba_export.engine.callbacks import Progress, monitor_of
 from mamba_export.engine.configure import configure
 from mamba_export.engine.device import CudaDevice, first_device
 from mamba_export.engine.directory import Engine, EngineManifest, is_only_engine
+from mamba_export.engine.native_work import run_beside
 from mamba_export.engine.network import parse
 from mamba_export.engine.options import EngineOptions
 from mamba_export.engine.plugins import LoadedPlugins, load_plugins
@@ -26,7 +27,7 @@ from mamba_export.errors import CapabilityError, EngineError
 from mamba_export.graph.artifact import DATA_FILE, MANIFEST, Artifact
 from mamba_export.graph.atomic_directory import AtomicDirectory
 from mamba_export.graph.sealed_files import sha256
-from mamba_export.runtime.libraries import plugin_library
+from mamba_export.runtime.libraries import PluginLibrary, plugin_library
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class BuiltEngine:
 
 @dataclass(frozen=True)
 class _Made:
+    plugins: LoadedPlugins | None
     plan: Any
     seconds: float
     layers: int
@@ -75,7 +77,8 @@ def build_engine(
         options: what to build it for; None is ``EngineOptions()``.
         timing_cache: a file that keeps the timings of kernels from build to build, of TensorRT.
         force: replace an existing engine.
-        progress: called as ``progress("build", steps done, steps in all)``.
+        progress: called as ``progress("build", steps done, steps in all)``, from another thread.
+            What it raises ends the build, as what a signal raises does.
 
     Raises:
         UsageError: an option, or this artifact, is none that an engine can be built from.
@@ -102,14 +105,14 @@ def build_engine(
         if not chosen.strip_weights:
             directory.require(artifact.manifest.files[DATA_FILE]["size"])
         prepared = prepare(artifact, tensorrt, chosen)
-        builder = tensorrt.module.Builder(tensorrt.log)
-        plugins = None
-        if plugins_run(tensorrt, artifact, chosen):
-            plugins = load_plugins(tensorrt, plugin_library(), prepared.nodes)
-        elif chosen.plugins_in_engine:
+        library = plugin_library() if plugins_run(tensorrt, artifact, chosen) else None
+        if library is None and chosen.plugins_in_engine:
             raise tensorrt.lacks("--plugins-in-engine", "plugins in the graph", "function bodies")
-        report = progress or (lambda stage, done, total: None)
-        made = _build(tensorrt, builder, prepared, chosen, plugins, cache, report)
+        monitor = monitor_of(tensorrt.module, progress or (lambda stage, done, total: None))
+        made = run_beside(
+            lambda: _build(tensorrt, prepared, chosen, library, cache, monitor),
+            stop=monitor.stop,
+        )
         manifest = write_engine(
             directory.path,
             artifact,
@@ -122,8 +125,8 @@ def build_engine(
                 or ((device.compute_capability,) if device else ()),
                 gpu=device.name if device else None,
                 driver=device.driver if device else None,
-                route=_route(artifact, plugins),
-                plugins=None if plugins is None else plugins.sha256,
+                route=_route(artifact, made.plugins),
+                plugins=None if made.plugins is None else made.plugins.sha256,
                 artifact=sha256(artifact.path / MANIFEST),
                 options=chosen,
             ),
@@ -159,26 +162,25 @@ def _check_device(tensorrt: TensorRT, options: EngineOptions, device: CudaDevice
 
 def _build(
     tensorrt: TensorRT,
-    builder: Any,
     prepared: Prepared,
     options: EngineOptions,
-    plugins: LoadedPlugins | None,
+    library: PluginLibrary | None,
     cache: TimingCache | None,
-    report: Progress,
+    monitor: Any,
 ) -> _Made:
     log = tensorrt.log
+    builder = tensorrt.module.Builder(log)
+    plugins = None if library is None else load_plugins(tensorrt, library, prepared.nodes)
     log.problems.clear()
-    log.stopped = None
     started = perf_counter()
     network = parse(tensorrt, builder, prepared, plugins=plugins is not None)
-    library = None if plugins is None else plugins.path
-    config = configure(tensorrt, builder, network, options, timing_cache=cache, library=library)
-    monitor = config.progress_monitor = monitor_of(tensorrt.module, report)
+    path = None if plugins is None else plugins.path
+    config = configure(tensorrt, builder, network, options, timing_cache=cache, library=path)
+    config.progress_monitor = monitor
     log.problems.clear()
     plan = builder.build_serialized_network(network, config)
-    for callbacks in (monitor, log):
-        if callbacks.stopped is not None:
-            raise callbacks.stopped
+    if monitor.stopped is not None:
+        raise monitor.stopped
     if plan is None:
         raise EngineError(
             f"{tensorrt.title} cannot build the engine",
@@ -188,7 +190,7 @@ def _build(
             found="; ".join(deque(log.problems, maxlen=3)) or "no reason given",
         )
     timings = None if cache is None else config.get_timing_cache().serialize()
-    return _Made(plan, perf_counter() - started, network.num_layers, timings)
+    return _Made(plugins, plan, perf_counter() - started, network.num_layers, timings)
 
 
 def _route(artifact: Artifact, plugins: LoadedPlugins | None) -> str:

@@ -12,6 +12,7 @@ from mamba_export.arguments import path_text
 from mamba_export.engine.device import first_device
 from mamba_export.engine.directory import Engine, is_only_engine
 from mamba_export.engine.fit import check_fit, check_no_host_code, check_same_artifact
+from mamba_export.engine.native_work import run_beside
 from mamba_export.engine.plugins import load_plugins
 from mamba_export.engine.prepare import Prepared, prepare
 from mamba_export.engine.runtimes import TensorRT, load_runtime
@@ -76,7 +77,7 @@ def refit_engine(
         manifest = write_engine(
             directory.path,
             artifact,
-            _refit(tensorrt, engine, prepared, library),
+            run_beside(lambda: _refit(tensorrt, engine, prepared, library)),
             replace(built, tool_version=__version__, options=options),
         )
     return Engine(directory.target, manifest, artifact.manifest)

@@ -77,7 +77,7 @@ class BuilderStandIn:
     SerializationFlag = enum.Enum("SerializationFlag", ["EXCLUDE_WEIGHTS"])
 
     def __init__(self) -> None:
-        self.log = SimpleNamespace(problems=[], stopped=None)
+        self.log = SimpleNamespace(problems=[])
         self.built = 0
         self.names: list[str] = []
         self.missing: list[str] = []
