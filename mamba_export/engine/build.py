@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -11,7 +10,7 @@ from typing import Any
 
 from mamba_export import __version__
 from mamba_export.arguments import member, path_text
-from mamba_export.engine.callbacks import Progress, monitor_of
+from mamba_export.engine.callbacks import OF_PLUGINS, Progress, complaints, monitor_of
 from mamba_export.engine.configure import configure
 from mamba_export.engine.device import CudaDevice, first_device
 from mamba_export.engine.directory import Engine, EngineManifest, is_only_engine
@@ -182,15 +181,26 @@ def _build(
     if monitor.stopped is not None:
         raise monitor.stopped
     if plan is None:
-        raise EngineError(
-            f"{tensorrt.title} cannot build the engine",
-            "try without optional settings, with smaller sizes, or with another version",
-            code="engine.build",
-            file=str(prepared.file),
-            found="; ".join(deque(log.problems, maxlen=3)) or "no reason given",
-        )
+        raise _build_error(tensorrt, prepared)
     timings = None if cache is None else config.get_timing_cache().serialize()
     return _Made(plugins, plan, perf_counter() - started, network.num_layers, timings)
+
+
+def _build_error(tensorrt: TensorRT, prepared: Prepared) -> EngineError:
+    said = complaints(tensorrt.log)
+    advice = "try without optional settings, with smaller sizes, or with another version"
+    if said.startswith(OF_PLUGINS):
+        advice = (
+            f"build the plugins (`make plugins`) of {__version__} for {tensorrt.title}, or build "
+            "from the function bodies (--no-native); report it with `mamba-export env`"
+        )
+    return EngineError(
+        f"{tensorrt.title} cannot build the engine",
+        advice,
+        code="engine.build",
+        file=str(prepared.file),
+        found=said or "no reason given",
+    )
 
 
 def _route(artifact: Artifact, plugins: LoadedPlugins | None) -> str:

@@ -12,14 +12,19 @@ from typing import Any, Protocol
 
 Progress = Callable[[str, int, int], None]
 
+OF_PLUGINS = "mamba_export: "
+"""How each line starts that our plugins write into a runtime's log."""
+
 _KEPT = 40
+_QUOTED = 3
 
 
 class Log(Protocol):
     """The logger that TensorRT is given.
 
     Attributes:
-        problems: messages of severity error and above, and warnings that a setting is unsupported.
+        problems: messages of severity error and above, and warnings that a setting is unsupported,
+            each once.
     """
 
     problems: list[str]
@@ -38,11 +43,22 @@ def log_of(module: Any) -> Any:
         def log(self, severity: Any, text: str) -> None:
             serious = severity in (self.ERROR, self.INTERNAL_ERROR)
             warned = severity == self.WARNING and "unsupported" in text
-            if serious or warned:
+            if (serious or warned) and text not in self.problems:
                 # The last ones say why something failed.
                 self.problems[:] = [*self.problems, text][-_KEPT:]
 
     return _Log()
+
+
+def complaints(log: Log) -> str:
+    """Return what a runtime complained of, short enough for an error; empty where it did not.
+
+    What our plugins said comes first: it is the cause, and the runtime then says at length that
+    a layer failed.
+    """
+    ours = [text for text in log.problems if text.startswith(OF_PLUGINS)]
+    others = [text for text in log.problems if not text.startswith(OF_PLUGINS)]
+    return "; ".join(ours[:_QUOTED] + others[-_QUOTED:])
 
 
 def monitor_of(module: Any, report: Progress) -> Any:

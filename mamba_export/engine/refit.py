@@ -9,6 +9,7 @@ from typing import Any
 
 from mamba_export import __version__
 from mamba_export.arguments import path_text
+from mamba_export.engine.callbacks import complaints
 from mamba_export.engine.device import first_device
 from mamba_export.engine.directory import Engine, is_only_engine
 from mamba_export.engine.fit import check_fit, check_no_host_code, check_same_artifact
@@ -117,5 +118,5 @@ def _failed(tensorrt: TensorRT, engine: Engine, what: str, *said: str) -> Engine
         "build the engine again with `mamba-export trt`, with --strip-weights or with its weights",
         code="engine.refit",
         file=str(engine.path),
-        found="; ".join([*said, *tensorrt.log.problems[-3:]]) or "no reason given",
+        found="; ".join(filter(None, (*said, complaints(tensorrt.log)))) or "no reason given",
     )

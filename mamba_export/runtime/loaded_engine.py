@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from mamba_export.dtypes import DType
+from mamba_export.engine.callbacks import complaints
 from mamba_export.engine.directory import Engine
 from mamba_export.engine.native_work import run_beside
 from mamba_export.engine.plugins import load_plugins
@@ -136,10 +137,9 @@ class LoadedEngine:
         self._plan = self._compiled = self._activations = None
 
     def said(self) -> str:
-        """Return the runtime's last complaints, each once: the next failure has its own."""
-        problems = self._tensorrt.log.problems
-        said = "; ".join(problems[-3:])
-        problems.clear()
+        """Return the runtime's complaints, and forget them: the next failure has its own."""
+        said = complaints(self._tensorrt.log)
+        self._tensorrt.log.problems.clear()
         return said
 
     def failed(self, what: str, code: str, *raised: str) -> SessionError:

@@ -83,6 +83,7 @@ class BuilderStandIn:
         self.missing: list[str] = []
         self.refits = True
         self.parses = True
+        self.says: list[str] = []
 
     # The builder.
 
@@ -103,9 +104,12 @@ class BuilderStandIn:
         self.names = _weights(proto)
         return True
 
-    def _build(self, network: Any, config: Config) -> bytes:
+    def _build(self, network: Any, config: Config) -> bytes | None:
         self.built += 1
         assert len(config.profiles) == 2
+        if self.says:
+            self.log.problems.extend(self.says)
+            return None
         return b"stripped" if config.get_flag(self.BuilderFlag.STRIP_PLAN) else b"whole"
 
     # The runtime.
