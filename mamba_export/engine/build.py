@@ -127,6 +127,7 @@ def build_engine(
                 route=_route(artifact, made.plugins),
                 plugins=None if made.plugins is None else made.plugins.sha256,
                 artifact=sha256(artifact.path / MANIFEST),
+                graph=prepared.sha256,
                 options=chosen,
             ),
         )

@@ -89,6 +89,7 @@ def engine(
             route=route,
             plugins=plugins,
             artifact=sha256(path / MODEL_MANIFEST),
+            graph="1" * 64,
             options=options,
             files={
                 file.name: {"size": file.stat().st_size, "sha256": sha256(file)}
