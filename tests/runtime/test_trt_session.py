@@ -234,6 +234,29 @@ def test_a_dropped_state_leaves_its_step_to_the_next(opened) -> None:
     assert len(stand_in.contexts) == 8
 
 
+def test_of_the_steps_that_are_dropped_one_a_batch_is_kept(opened) -> None:
+    session, stand_in = opened()
+    prompts = [ids(1, 4), ids(1, 4), ids(1, 4), ids(2, 4)]
+    states = [session.prefill(prompt).state for prompt in prompts]
+    for state in states:
+        for _ in range(2):
+            session.step(np.zeros(state.batch, np.int64), state, in_place=True)
+    steps = [weakref.ref(state.step) for state in states]
+    assert len(stand_in.contexts) == 2 + 2 * 4
+    assert len(stand_in.device.graphs) == 2 * 4
+    del states, state
+    waits = stand_in.device.waits
+    expected = _continued(session, prompts[0])
+    assert sum(step() is not None for step in steps) == 2
+    assert len(stand_in.contexts) == 2 + 2 * 2
+    assert len(stand_in.device.graphs) == 2 * 2
+    assert stand_in.device.waits == waits + 2
+    assert _continued(session, prompts[0]) == expected
+    assert stand_in.device.captures == 2 * 4  # and none anew
+    session.close()
+    assert not stand_in.contexts
+
+
 def _continued(session: TrtSession, prompt: np.ndarray) -> list[int]:
     logits, state = session.prefill(prompt, logits="last")
     tokens = [int(logits[0, 0].argmax())]
