@@ -611,6 +611,7 @@ def test_bench_takes_an_engine(engine, exports: Exports) -> None:
     weights = (exports("mamba2") / "model.onnx.data").stat().st_size
     assert found.json["traffic"]["weight_bytes"] == weights
     assert found.json["traffic"]["read_bandwidth"] is None
+    assert (found.json["loaded_bytes"], found.json["peak_bytes"]) == (None, None)
     assert (found.json["device"], found.json["kernels"]) == ("cuda:0", None)
     refused = invoke("bench", path, "--batch", 4)
     assert refused.code == 2
