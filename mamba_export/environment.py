@@ -204,10 +204,11 @@ def _cuda(
 
 def _tensorrt(packages: dict[str, Package], gpus: tuple[str, ...]) -> Capability:
     name = "build TensorRT engines"
+    if problem := packages["tensorrt"].problem:
+        problem += "" if gpus else "; no CUDA device found"
+        return Capability(name, False, problem, "pip install 'mamba-export[trt]'")
     if not gpus:
         return Capability(name, False, "no CUDA device found")
-    if problem := packages["tensorrt"].problem:
-        return Capability(name, False, problem, "pip install 'mamba-export[trt]'")
     return Capability(name, True, f"for {gpus[0]}")
 
 

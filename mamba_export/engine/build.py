@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -11,10 +10,11 @@ from typing import Any
 
 from mamba_export import __version__
 from mamba_export.arguments import member, path_text
-from mamba_export.engine.callbacks import Progress, monitor_of
+from mamba_export.engine.callbacks import OF_PLUGINS, Progress, complaints, monitor_of
 from mamba_export.engine.configure import configure
 from mamba_export.engine.device import CudaDevice, first_device
 from mamba_export.engine.directory import Engine, EngineManifest, is_only_engine
+from mamba_export.engine.native_work import run_beside
 from mamba_export.engine.network import parse
 from mamba_export.engine.options import EngineOptions
 from mamba_export.engine.plugins import LoadedPlugins, load_plugins
@@ -26,7 +26,7 @@ from mamba_export.errors import CapabilityError, EngineError
 from mamba_export.graph.artifact import DATA_FILE, MANIFEST, Artifact
 from mamba_export.graph.atomic_directory import AtomicDirectory
 from mamba_export.graph.sealed_files import sha256
-from mamba_export.runtime.libraries import plugin_library
+from mamba_export.runtime.libraries import PluginLibrary, plugin_library
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class BuiltEngine:
 
 @dataclass(frozen=True)
 class _Made:
+    plugins: LoadedPlugins | None
     plan: Any
     seconds: float
     layers: int
@@ -75,7 +76,8 @@ def build_engine(
         options: what to build it for; None is ``EngineOptions()``.
         timing_cache: a file that keeps the timings of kernels from build to build, of TensorRT.
         force: replace an existing engine.
-        progress: called as ``progress("build", steps done, steps in all)``.
+        progress: called as ``progress("build", steps done, steps in all)``, from another thread.
+            What it raises ends the build, as what a signal raises does.
 
     Raises:
         UsageError: an option, or this artifact, is none that an engine can be built from.
@@ -102,14 +104,14 @@ def build_engine(
         if not chosen.strip_weights:
             directory.require(artifact.manifest.files[DATA_FILE]["size"])
         prepared = prepare(artifact, tensorrt, chosen)
-        builder = tensorrt.module.Builder(tensorrt.log)
-        plugins = None
-        if plugins_run(tensorrt, artifact, chosen):
-            plugins = load_plugins(tensorrt, plugin_library(), prepared.nodes)
-        elif chosen.plugins_in_engine:
+        library = plugin_library() if plugins_run(tensorrt, artifact, chosen) else None
+        if library is None and chosen.plugins_in_engine:
             raise tensorrt.lacks("--plugins-in-engine", "plugins in the graph", "function bodies")
-        report = progress or (lambda stage, done, total: None)
-        made = _build(tensorrt, builder, prepared, chosen, plugins, cache, report)
+        monitor = monitor_of(tensorrt.module, progress or (lambda stage, done, total: None))
+        made = run_beside(
+            lambda: _build(tensorrt, prepared, chosen, library, cache, monitor),
+            stop=monitor.stop,
+        )
         manifest = write_engine(
             directory.path,
             artifact,
@@ -122,9 +124,10 @@ def build_engine(
                 or ((device.compute_capability,) if device else ()),
                 gpu=device.name if device else None,
                 driver=device.driver if device else None,
-                route=_route(artifact, plugins),
-                plugins=None if plugins is None else plugins.sha256,
+                route=_route(artifact, made.plugins),
+                plugins=None if made.plugins is None else made.plugins.sha256,
                 artifact=sha256(artifact.path / MANIFEST),
+                graph=prepared.sha256,
                 options=chosen,
             ),
         )
@@ -159,36 +162,46 @@ def _check_device(tensorrt: TensorRT, options: EngineOptions, device: CudaDevice
 
 def _build(
     tensorrt: TensorRT,
-    builder: Any,
     prepared: Prepared,
     options: EngineOptions,
-    plugins: LoadedPlugins | None,
+    library: PluginLibrary | None,
     cache: TimingCache | None,
-    report: Progress,
+    monitor: Any,
 ) -> _Made:
     log = tensorrt.log
+    builder = tensorrt.module.Builder(log)
+    plugins = None if library is None else load_plugins(tensorrt, library, prepared.nodes)
     log.problems.clear()
-    log.stopped = None
     started = perf_counter()
     network = parse(tensorrt, builder, prepared, plugins=plugins is not None)
-    library = None if plugins is None else plugins.path
-    config = configure(tensorrt, builder, network, options, timing_cache=cache, library=library)
-    monitor = config.progress_monitor = monitor_of(tensorrt.module, report)
+    path = None if plugins is None else plugins.path
+    config = configure(tensorrt, builder, network, options, timing_cache=cache, library=path)
+    config.progress_monitor = monitor
     log.problems.clear()
     plan = builder.build_serialized_network(network, config)
-    for callbacks in (monitor, log):
-        if callbacks.stopped is not None:
-            raise callbacks.stopped
+    if monitor.stopped is not None:
+        raise monitor.stopped
     if plan is None:
-        raise EngineError(
-            f"{tensorrt.title} cannot build the engine",
-            "try without optional settings, with smaller sizes, or with another version",
-            code="engine.build",
-            file=str(prepared.file),
-            found="; ".join(deque(log.problems, maxlen=3)) or "no reason given",
-        )
+        raise _build_error(tensorrt, prepared)
     timings = None if cache is None else config.get_timing_cache().serialize()
-    return _Made(plan, perf_counter() - started, network.num_layers, timings)
+    return _Made(plugins, plan, perf_counter() - started, network.num_layers, timings)
+
+
+def _build_error(tensorrt: TensorRT, prepared: Prepared) -> EngineError:
+    said = complaints(tensorrt.log)
+    advice = "try without optional settings, with smaller sizes, or with another version"
+    if said.startswith(OF_PLUGINS):
+        advice = (
+            f"build the plugins (`make plugins`) of {__version__} for {tensorrt.title}, or build "
+            "from the function bodies (--no-native); report it with `mamba-export env`"
+        )
+    return EngineError(
+        f"{tensorrt.title} cannot build the engine",
+        advice,
+        code="engine.build",
+        file=str(prepared.file),
+        found=said or "no reason given",
+    )
 
 
 def _route(artifact: Artifact, plugins: LoadedPlugins | None) -> str:

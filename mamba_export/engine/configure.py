@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mamba_export.engine.callbacks import complaints
 from mamba_export.engine.options import EngineOptions, Range
 from mamba_export.engine.runtimes import EngineRuntime, TensorRT
 from mamba_export.engine.timing_cache import TimingCache
@@ -133,7 +134,7 @@ def _set_timing_cache(tensorrt: TensorRT, config: Any, timing_cache: TimingCache
             code="engine.timing_cache",
             file=str(timing_cache.file),
             option="--timing-cache",
-            found="; ".join(tensorrt.log.problems[-3:]) or "no reason given",
+            found=complaints(tensorrt.log) or "no reason given",
         )
 
 

@@ -51,6 +51,7 @@ class EngineManifest:
         plugins: sha256 of the plugin library, or None.
         artifact: sha256 of the manifest of the artifact that it was built from, which has the
             hashes of its files.
+        graph: sha256 of the graph that was made of it for the parser.
         options: that it was built with.
         files: size and sha256 of every other file of the directory.
     """
@@ -64,6 +65,7 @@ class EngineManifest:
     route: str
     plugins: str | None
     artifact: str
+    graph: str
     options: EngineOptions
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -95,7 +97,7 @@ class EngineManifest:
         return manifest
 
     def _problems(self) -> Iterator[str]:
-        for name in ("tool_version", "runtime_version", "artifact"):
+        for name in ("tool_version", "runtime_version", "artifact", "graph"):
             if not isinstance(getattr(self, name), str):
                 yield f"{name} is {getattr(self, name)!r}"
         for name, kind in (("gpu", str), ("driver", int), ("plugins", str)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from mamba_export.engine.device import CudaDevice
 from mamba_export.engine.directory import ENGINE_MANIFEST, Engine
 from mamba_export.engine.runtimes import EngineRuntime, TensorRT, numbers
@@ -9,6 +11,9 @@ from mamba_export.errors import CapabilityError, EngineError
 from mamba_export.graph.artifact import MANIFEST, Artifact
 from mamba_export.graph.sealed_files import sha256
 from mamba_export.runtime.libraries import PluginLibrary
+
+if TYPE_CHECKING:
+    from mamba_export.engine.prepare import Prepared
 
 _REBUILD = "build the engine again with `mamba-export trt`"
 
@@ -94,6 +99,25 @@ def check_same_artifact(engine: Engine, artifact: Artifact) -> None:
             f"{_REBUILD}, or give the artifact that it was built from",
             engine.manifest.artifact,
             found,
+        )
+
+
+def check_same_graph(engine: Engine, prepared: Prepared) -> None:
+    """Check that weights have the names that they had when the engine was built.
+
+    Raises:
+        EngineError: other versions of this program, or of what it uses, made the graph.
+    """
+    manifest = engine.manifest
+    if prepared.sha256 != manifest.graph:
+        raise _mismatch(
+            engine,
+            "graph",
+            "the artifact becomes another graph for the parser than when the engine was built",
+            f"{_REBUILD} --strip-weights, or use what built it: mamba-export "
+            f"{manifest.tool_version}, with the onnx-ir of then",
+            manifest.graph,
+            prepared.sha256,
         )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mamba_export.engine.callbacks import complaints
 from mamba_export.engine.runtimes import EngineRuntime, TensorRT
 from mamba_export.errors import CapabilityError
 from mamba_export.graph.sealed_files import sha256
@@ -107,7 +108,7 @@ def _load(tensorrt: TensorRT, registry: Any, library: LoadedPlugins) -> None:
             "build it with the headers of this version (`make plugins`, TensorRT_ROOT)",
             code="engine.plugins_refused",
             file=str(library.path),
-            found="; ".join(tensorrt.log.problems[-2:]) or "no reason given",
+            found=complaints(tensorrt.log) or "no reason given",
         )
     _loaded[tensorrt.runtime] = library
 

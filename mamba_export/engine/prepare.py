@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,11 @@ class Prepared:
     proto: bytes
     nodes: dict[str, str]
     counts: Counter[str]
+
+    @property
+    def sha256(self) -> str:
+        """Of the model to parse: an engine knows its weights by the names that they have in it."""
+        return hashlib.sha256(self.proto).hexdigest()
 
 
 def check_buildable(artifact: Artifact) -> None:

@@ -9,9 +9,16 @@ from typing import Any
 
 from mamba_export import __version__
 from mamba_export.arguments import path_text
+from mamba_export.engine.callbacks import complaints
 from mamba_export.engine.device import first_device
 from mamba_export.engine.directory import Engine, is_only_engine
-from mamba_export.engine.fit import check_fit, check_no_host_code, check_same_artifact
+from mamba_export.engine.fit import (
+    check_fit,
+    check_no_host_code,
+    check_same_artifact,
+    check_same_graph,
+)
+from mamba_export.engine.native_work import run_beside
 from mamba_export.engine.plugins import load_plugins
 from mamba_export.engine.prepare import Prepared, prepare
 from mamba_export.engine.runtimes import TensorRT, load_runtime
@@ -45,8 +52,8 @@ def refit_engine(
         MissingInputError, ArtifactError, TrustError: a source is not whole.
         CapabilityError: the runtime, the GPU or the plugins are not here, or the engine carries
             native code.
-        EngineError: the engine was built from another artifact or for another machine, or the
-            runtime does not take the weights.
+        EngineError: the engine was built from another artifact, by another version or for another
+            machine, or the runtime does not take the weights.
         OutputError, BusyError, StorageError: the output cannot be written.
     """
     target = Path(path_text(output, "output"))
@@ -72,11 +79,12 @@ def refit_engine(
     ) as directory:
         directory.require(artifact.manifest.files[DATA_FILE]["size"])
         prepared = prepare(artifact, tensorrt, built.options)
+        check_same_graph(engine, prepared)
         options = replace(built.options, strip_weights=False)
         manifest = write_engine(
             directory.path,
             artifact,
-            _refit(tensorrt, engine, prepared, library),
+            run_beside(lambda: _refit(tensorrt, engine, prepared, library)),
             replace(built, tool_version=__version__, options=options),
         )
     return Engine(directory.target, manifest, artifact.manifest)
@@ -116,5 +124,5 @@ def _failed(tensorrt: TensorRT, engine: Engine, what: str, *said: str) -> Engine
         "build the engine again with `mamba-export trt`, with --strip-weights or with its weights",
         code="engine.refit",
         file=str(engine.path),
-        found="; ".join([*said, *tensorrt.log.problems[-3:]]) or "no reason given",
+        found="; ".join(filter(None, (*said, complaints(tensorrt.log)))) or "no reason given",
     )

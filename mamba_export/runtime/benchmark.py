@@ -85,7 +85,11 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What :func:`benchmark` measured; memory is this process's, None where it is not known."""
+    """What :func:`benchmark` measured.
+
+    Memory is this process's on the host. It is None where the system does not tell it, and on a
+    device, where the model lies in memory that is not measured.
+    """
 
     path: str
     batch: int
@@ -147,6 +151,7 @@ def benchmark(
     load_seconds = time.perf_counter() - start
     assert isinstance(session, OrtSession | TrtSession)
     with session:
+        on_cpu = str(session.device) == "cpu"
         loaded, _ = _memory()
         share = seconds / (len(prefill) + 1)
         random = np.random.default_rng(seed)
@@ -155,7 +160,6 @@ def benchmark(
         # Before the buffer of the bandwidth, which is no memory of the model. Steps need no more
         # than a prompt did, and if they do, it is still resident after them.
         _, peak = _memory()
-        on_cpu = str(session.device) == "cpu"
         with BandwidthMeter(threads) if on_cpu else contextlib.nullcontext() as meter:
             groups, readings = _decode(session, prompts[0], decode, share, meter)
         resident, _ = _memory()
@@ -170,8 +174,8 @@ def benchmark(
         prefill=prefills,
         decode=_decode_speed(groups, batch),
         traffic=_traffic(weights, session.states, batch, groups, readings),
-        loaded_bytes=loaded,
-        peak_bytes=max(peak, resident) if peak and resident else None,
+        loaded_bytes=loaded if on_cpu else None,
+        peak_bytes=max(peak, resident) if on_cpu and peak and resident else None,
     )
 
 

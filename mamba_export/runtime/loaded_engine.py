@@ -6,7 +6,9 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from mamba_export.dtypes import DType
+from mamba_export.engine.callbacks import complaints
 from mamba_export.engine.directory import Engine
+from mamba_export.engine.native_work import run_beside
 from mamba_export.engine.plugins import load_plugins
 from mamba_export.engine.runtimes import EngineRuntime, TensorRT
 from mamba_export.errors import SessionError
@@ -57,12 +59,8 @@ class LoadedEngine:
             SessionError: the runtime does not take it.
             CapabilityError: its plugins cannot be loaded.
         """
-        module, log = self._tensorrt.module, self._tensorrt.log
-        log.problems.clear()
-        runtime = module.Runtime(log)
-        if self._engine.manifest.plugins is not None:
-            load_plugins(self._tensorrt, self._library, dict.fromkeys(self._engine.model.ops))
-        self._plan = runtime.deserialize_cuda_engine(self._engine.read_plan())
+        self._tensorrt.log.problems.clear()
+        self._plan = run_beside(self._deserialize)
         if self._plan is None:
             raise self.failed("cannot load the engine", "session.load")
         if self._engine.manifest.options.weight_streaming:
@@ -78,6 +76,12 @@ class LoadedEngine:
         most = max(map(size, range(len(self._profiles))))
         self._activations = self._device.empty((most,), DType.uint8)
 
+    def _deserialize(self) -> Any:
+        runtime = self._tensorrt.module.Runtime(self._tensorrt.log)
+        if self._engine.manifest.plugins is not None:
+            load_plugins(self._tensorrt, self._library, dict.fromkeys(self._engine.model.ops))
+        return runtime.deserialize_cuda_engine(self._engine.read_plan())
+
     def context(self, profile: str) -> Any:
         """Return a new context of a profile, which stays in it.
 
@@ -85,7 +89,9 @@ class LoadedEngine:
             SessionError: the runtime makes none.
         """
         self._tensorrt.log.problems.clear()
-        context = self._plan.create_execution_context(self._strategy(profile))
+        strategy = self._strategy(profile)
+        # It may compile kernels.
+        context = run_beside(lambda: self._plan.create_execution_context(strategy))
         index = self._profiles.index(profile)
         stream = self._device.stream
         if context is None or not context.set_optimization_profile_async(index, stream):
@@ -131,10 +137,9 @@ class LoadedEngine:
         self._plan = self._compiled = self._activations = None
 
     def said(self) -> str:
-        """Return the runtime's last complaints, each once: the next failure has its own."""
-        problems = self._tensorrt.log.problems
-        said = "; ".join(problems[-3:])
-        problems.clear()
+        """Return the runtime's complaints, and forget them: the next failure has its own."""
+        said = complaints(self._tensorrt.log)
+        self._tensorrt.log.problems.clear()
         return said
 
     def failed(self, what: str, code: str, *raised: str) -> SessionError:

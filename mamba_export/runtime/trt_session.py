@@ -235,6 +235,7 @@ class TrtSession(ClosedAtExit):
         """Return the step that goes on from a state in place, in buffers of the session's own.
 
         A state that is dropped leaves them, and what was captured, to the next one of its batch.
+        That may happen anywhere, within a capture as well: what is surplus is released later.
         """
         if state.step is None:
             idle = self._idle_steps[state.batch]
@@ -244,6 +245,15 @@ class TrtSession(ClosedAtExit):
             state.values, state.step = step.reads, step
             weakref.finalize(state, idle.append, step)
         return state.step
+
+    def _release_surplus(self) -> None:
+        """Keep one idle step a batch size; each holds contexts, graphs and two sets of states."""
+        for idle in self._idle_steps.values():
+            while len(idle) > 1:
+                step = idle.pop()
+                self.device.wait()  # it may be at work
+                step.release()
+                self._steps.remove(step)
 
     def _make_step(self, batch: int) -> CapturedStep:
         inputs = {"input_ids": self.device.empty((batch, 1), DType.int64)}
@@ -324,6 +334,7 @@ class TrtSession(ClosedAtExit):
             )
         try:
             with self.device.active():
+                self._release_surplus()
                 yield
         except RuntimeError as error:
             said = str(error).partition("\n")[0]

@@ -229,6 +229,29 @@ def test_env(cli) -> None:
     assert "what works here" in cli("env").stdout
 
 
+ENGINES_NEED = {
+    "neither": (None, (), "tensorrt is not installed; no CUDA device found", True),
+    "a GPU": (None, ("NVIDIA L4",), "tensorrt is not installed", True),
+    "an old TensorRT": ("10.2", ("NVIDIA L4",), "tensorrt 10.2 is older than 10.3", True),
+    "TensorRT": ("10.14.1", (), "no CUDA device found", False),
+    "both": ("10.14.1", ("NVIDIA L4",), "for NVIDIA L4", False),
+}
+
+
+@pytest.mark.parametrize("there", ENGINES_NEED)
+def test_env_says_what_engines_lack(cli, monkeypatch, there: str) -> None:
+    tensorrt, gpus, reason, install = ENGINES_NEED[there]
+    monkeypatch.setattr("mamba_export.environment._gpus", lambda: gpus)
+    monkeypatch.setattr(
+        "mamba_export.environment._version", lambda name: tensorrt if name == "tensorrt" else None
+    )
+    facts = cli("env", "--format", "json").json
+    (engines,) = (c for c in facts["capabilities"] if c["name"] == "build TensorRT engines")
+    assert engines["reason"] == reason
+    assert engines["works"] == (there == "both")
+    assert engines["fix"] == ("pip install 'mamba-export[trt]'" if install else "")
+
+
 @pytest.mark.parametrize("built", [True, False])
 def test_env_says_where_the_plugins_are(cli, monkeypatch, tmp_path: Path, built: bool) -> None:
     file = tmp_path / "p.so"

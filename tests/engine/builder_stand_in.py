@@ -77,12 +77,13 @@ class BuilderStandIn:
     SerializationFlag = enum.Enum("SerializationFlag", ["EXCLUDE_WEIGHTS"])
 
     def __init__(self) -> None:
-        self.log = SimpleNamespace(problems=[], stopped=None)
+        self.log = SimpleNamespace(problems=[])
         self.built = 0
         self.names: list[str] = []
         self.missing: list[str] = []
         self.refits = True
         self.parses = True
+        self.says: list[str] = []
 
     # The builder.
 
@@ -103,9 +104,12 @@ class BuilderStandIn:
         self.names = _weights(proto)
         return True
 
-    def _build(self, network: Any, config: Config) -> bytes:
+    def _build(self, network: Any, config: Config) -> bytes | None:
         self.built += 1
         assert len(config.profiles) == 2
+        if self.says:
+            self.log.problems.extend(self.says)
+            return None
         return b"stripped" if config.get_flag(self.BuilderFlag.STRIP_PLAN) else b"whole"
 
     # The runtime.

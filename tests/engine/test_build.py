@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from mamba_export import __version__
 from mamba_export.engine.build import BuiltEngine, build_engine
 from mamba_export.engine.device import CudaDevice
 from mamba_export.engine.directory import ENGINE_MANIFEST, PLAN, Engine
@@ -155,6 +156,30 @@ def test_an_engine_is_not_lost_with_its_timings(
     assert sorted(file.name for file in tmp_path.iterdir()) == ["artifact", "engine", "timings"]
 
 
+OF_A_PLUGIN = "mamba_export: layer 'x': SSDChunkScan: nheads is 9"
+FAILED = {
+    "the builder": (["no memory", "no tactic"], "no memory; no tactic", "with smaller sizes"),
+    "a plugin": (
+        [OF_A_PLUGIN, "1", "2", "3", "4"],
+        f"{OF_A_PLUGIN}; 2; 3; 4",
+        f"of {__version__} for TensorRT {VERSION}, or build from the function bodies (--no-native)",
+    ),
+}
+
+
+@pytest.mark.parametrize("who", FAILED)
+def test_a_build_that_fails_says_what_failed_first(
+    build, runtime: BuilderStandIn, tmp_path: Path, who: str
+) -> None:
+    runtime.says, found, hint = FAILED[who]
+    with pytest.raises(EngineError, match="cannot build the engine") as raised:
+        build()
+    assert raised.value.code == "engine.build"
+    assert raised.value.found == found
+    assert hint in raised.value.hint
+    assert not (tmp_path / "engine").exists()
+
+
 def test_a_stripped_engine_gets_its_weights(build, source: Path, tmp_path: Path) -> None:
     stripped = build("stripped", strip_weights=True, max_batch=3, logits="last").engine
     assert stripped.plan.read_bytes() == b"stripped"
@@ -191,6 +216,12 @@ def told(**changes: Any) -> Callable[..., None]:
     return change
 
 
+def another_graph(source: Path, stripped: Path, runtime: BuilderStandIn) -> None:
+    file = stripped / ENGINE_MANIFEST
+    graph = Engine.load(stripped).manifest.graph
+    file.write_text(file.read_text().replace(graph, "0" * 64))
+
+
 def unchanged(source: Path, stripped: Path, runtime: BuilderStandIn) -> None: ...
 
 
@@ -201,6 +232,13 @@ NOT_REFITTED = {
         another_export,
         EngineError,
         "engine.artifact",
+        "",
+    ),
+    "a graph of another version": (
+        {"strip_weights": True},
+        another_graph,
+        EngineError,
+        "engine.graph",
         "",
     ),
     "another plan": ({"strip_weights": True}, spoilt, ArtifactError, "engine.hash", ""),
@@ -243,7 +281,7 @@ def test_what_is_not_refitted_leaves_nothing(
     assert raised.value.hint
     assert found in str(raised.value.found)
     assert not (tmp_path / "whole").exists()
-    if spoil is not spoilt:
+    if spoil not in (spoilt, another_graph):
         assert {file.name: file.read_bytes() for file in stripped.iterdir()} == before
 
 

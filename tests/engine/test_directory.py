@@ -82,6 +82,7 @@ def engine(tmp_path: Path, library: PluginLibrary) -> Callable[..., Path]:
             route="plugins",
             plugins=sha256(library.path),
             artifact=sha256(path / MODEL_MANIFEST),
+            graph="1" * 64,
             options=EngineOptions(),
             files={
                 name: {"size": (path / name).stat().st_size, "sha256": sha256(path / name)}
@@ -151,6 +152,7 @@ SPOILED = {
     "no files": (tell(files={}), ArtifactError, "engine.manifest"),
     "plugins without a hash": (tell(plugins=None), ArtifactError, "engine.manifest"),
     "another artifact": (tell(artifact="0" * 64), ArtifactError, "engine.manifest"),
+    "a graph without a hash": (tell(graph=None), ArtifactError, "engine.manifest"),
     "a driver that is text": (tell(driver="13"), ArtifactError, "engine.manifest"),
     "options out of range": (tell(options={"max_batch": 0}), ArtifactError, "engine.manifest"),
     "an unknown field": (tell(more=1), ArtifactError, "engine.manifest"),

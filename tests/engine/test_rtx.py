@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
 
 from mamba_export.engine.build import build_engine
 from mamba_export.engine.directory import ENGINE_MANIFEST, Engine
+from mamba_export.engine.native_work import THREAD
+from mamba_export.engine.network import parse
 from mamba_export.engine.options import EngineOptions
 from mamba_export.errors import CapabilityError, EngineError, MambaExportError, UsageError
 from mamba_export.graph.artifact import Artifact
@@ -54,9 +61,12 @@ def test_an_engine_is_whole_and_has_what_text_needs(engines) -> None:
     assert json.loads(text)["options"]["max_seqlen"] == 256
 
 
-def test_progress_is_reported_and_a_signal_ends_the_build(exports: Exports, tmp_path: Path) -> None:
-    class Stopped(KeyboardInterrupt): ...
+class Stopped(KeyboardInterrupt): ...
 
+
+def test_progress_is_reported_and_what_it_raises_ends_the_build(
+    exports: Exports, tmp_path: Path
+) -> None:
     heard: list[tuple[str, int, int]] = []
 
     def report(stage: str, done: int, total: int) -> None:
@@ -70,6 +80,50 @@ def test_progress_is_reported_and_a_signal_ends_the_build(exports: Exports, tmp_
         )
     assert heard and all(stage == "build" and done <= total for stage, done, total in heard)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("during", ["the parser", "the builder"])
+def test_a_signal_ends_the_build(
+    exports: Exports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, during: str
+) -> None:
+    started = threading.Event()
+    seen: list[tuple[int, int]] = []
+
+    def at_parser(*arguments: Any, **options: Any) -> Any:
+        started.set()
+        return parse(*arguments, **options)
+
+    def at_builder(stage: str, done: int, total: int) -> None:
+        seen.append((done, total))
+        started.set()
+
+    def send() -> None:
+        started.wait()
+        time.sleep(0.02)  # NVIDIA's code runs by then, and logs every few microseconds
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def stop(number: int, frame: object) -> None:
+        raise Stopped
+
+    if during == "the parser":
+        monkeypatch.setattr("mamba_export.engine.build.parse", at_parser)
+    artifact = exports("mamba-tiny", dialect="standard", dtype="float16")
+    sender = threading.Thread(target=send)
+    before = signal.signal(signal.SIGTERM, stop)
+    sender.start()
+    try:
+        with pytest.raises(Stopped):
+            build_engine(
+                artifact, tmp_path / "e", runtime="tensorrt_rtx", options=SMALL, progress=at_builder
+            )
+    finally:
+        started.set()
+        sender.join()
+        signal.signal(signal.SIGTERM, before)
+    assert not list(tmp_path.iterdir())
+    assert all(done < total for done, total in seen), "it was built to the end"
+    running = [thread.name for thread in threading.enumerate()]
+    assert THREAD not in running, "the builder still runs"
 
 
 @pytest.mark.parametrize(

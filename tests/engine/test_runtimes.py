@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mamba_export.engine.callbacks import log_of, monitor_of
+from mamba_export.engine.callbacks import complaints, log_of, monitor_of
 from mamba_export.engine.runtimes import EngineRuntime, TensorRT, load_runtime
 from mamba_export.errors import CapabilityError
 
@@ -69,12 +69,33 @@ def test_the_log_keeps_problems_and_is_one_for_a_runtime() -> None:
     for _ in range(50):
         log.log("verbose", "this type is unsupported by this tactic")
     log.log("error", "z")
+    log.log("error", "z")
     assert log.problems == ["y() is unsupported here", "z"]
     for number in range(50):
         log.log("error", str(number))
     assert log.problems[-1] == "49"
     assert len(log.problems) == 40
     assert log_of(module) is log
+
+
+SAID = {
+    "nothing": ([], ""),
+    "the last ones": (["1", "2", "3", "4"], "2; 3; 4"),
+    "the cause first": (
+        ["1", "mamba_export: layer 'x': nheads is 9", "2", "3", "layer x failed"],
+        "mamba_export: layer 'x': nheads is 9; 2; 3; layer x failed",
+    ),
+    "the first causes": (
+        [f"mamba_export: {number}" for number in range(9)],
+        "mamba_export: 0; mamba_export: 1; mamba_export: 2",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", SAID)
+def test_what_a_runtime_complained_of(how: str) -> None:
+    problems, said = SAID[how]
+    assert complaints(SimpleNamespace(problems=problems)) == said
 
 
 def test_the_monitor_reports_the_outermost_phase_and_never_throws() -> None:

@@ -228,7 +228,7 @@ class StandIn:
         self.read: list[bytes] = []
         self.refuses: str | None = None
         self.fails: dict[str | None, str] = {}
-        self.log = SimpleNamespace(problems=[], stopped=None)
+        self.log = SimpleNamespace(problems=[])
         self.budget, self.budget_taken = 1000, True
 
     @property

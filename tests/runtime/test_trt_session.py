@@ -89,6 +89,7 @@ def engine(
             route=route,
             plugins=plugins,
             artifact=sha256(path / MODEL_MANIFEST),
+            graph="1" * 64,
             options=options,
             files={
                 file.name: {"size": file.stat().st_size, "sha256": sha256(file)}
@@ -231,6 +232,29 @@ def test_a_dropped_state_leaves_its_step_to_the_next(opened) -> None:
     both = session.step(np.array([3, 3]), pair, in_place=True)
     np.testing.assert_allclose(both.logits, np.repeat(logits[0], 2, axis=0), atol=1e-4)
     assert len(stand_in.contexts) == 8
+
+
+def test_of_the_steps_that_are_dropped_one_a_batch_is_kept(opened) -> None:
+    session, stand_in = opened()
+    prompts = [ids(1, 4), ids(1, 4), ids(1, 4), ids(2, 4)]
+    states = [session.prefill(prompt).state for prompt in prompts]
+    for state in states:
+        for _ in range(2):
+            session.step(np.zeros(state.batch, np.int64), state, in_place=True)
+    steps = [weakref.ref(state.step) for state in states]
+    assert len(stand_in.contexts) == 2 + 2 * 4
+    assert len(stand_in.device.graphs) == 2 * 4
+    del states, state
+    waits = stand_in.device.waits
+    expected = _continued(session, prompts[0])
+    assert sum(step() is not None for step in steps) == 2
+    assert len(stand_in.contexts) == 2 + 2 * 2
+    assert len(stand_in.device.graphs) == 2 * 2
+    assert stand_in.device.waits == waits + 2
+    assert _continued(session, prompts[0]) == expected
+    assert stand_in.device.captures == 2 * 4  # and none anew
+    session.close()
+    assert not stand_in.contexts
 
 
 def _continued(session: TrtSession, prompt: np.ndarray) -> list[int]:
@@ -587,6 +611,7 @@ def test_bench_takes_an_engine(engine, exports: Exports) -> None:
     weights = (exports("mamba2") / "model.onnx.data").stat().st_size
     assert found.json["traffic"]["weight_bytes"] == weights
     assert found.json["traffic"]["read_bandwidth"] is None
+    assert (found.json["loaded_bytes"], found.json["peak_bytes"]) == (None, None)
     assert (found.json["device"], found.json["kernels"]) == ("cuda:0", None)
     refused = invoke("bench", path, "--batch", 4)
     assert refused.code == 2
