@@ -58,11 +58,14 @@ def program() -> Path:
 def engine(exports: Exports, tmp_path: Path) -> Callable[..., Path]:
     """Write an engine directory for the stand-in."""
 
-    def make(artifact: Path, *, longest: int = 8, logits: str = "all") -> Path:
+    def make(
+        artifact: Path, *, longest: int = 8, logits: str = "all", captures: bool = True
+    ) -> Path:
         path = tmp_path / "engine"
         path.mkdir(exist_ok=True)
         shutil.copy(artifact / MANIFEST, path / "artifact.json")
-        plan = ["stand-in", str(artifact / "model.onnx"), str(longest), logits]
+        taken = "captured" if captures else "loop"
+        plan = ["stand-in", str(artifact / "model.onnx"), str(longest), logits, taken]
         (path / "model.engine").write_text("\n".join(plan))
         return path
 
@@ -113,11 +116,25 @@ def test_it_gives_the_tokens_of_python(program: Path, engine, exports: Exports, 
     done = run(program, path, "-", NEW_TOKENS, *PROMPT)
     assert done.returncode == 0, done.stderr
     assert list(map(int, done.stdout.split())) == expected.tokens
-    # All steps but the first are replayed, from two graphs.
-    runs = -(-len(PROMPT) // case.longest) + 1
-    counted = f"stand-in: runs={runs} captured=2 replayed={NEW_TOKENS - 2}\n"
+    # Each way runs once before it is captured; all other steps are replayed.
+    runs = -(-len(PROMPT) // case.longest) + 2
+    counted = f"stand-in: runs={runs} captured=2 replayed={NEW_TOKENS - 3}\n"
     assert done.stderr == counted
     assert len(set(expected.tokens)) > 5
+
+
+def test_a_step_that_cannot_be_captured_runs_all_the_same(
+    program: Path, engine, exports: Exports
+) -> None:
+    artifact = exports("mamba2-tiny")
+    expected = run(program, engine(artifact), "-", NEW_TOKENS, *PROMPT).stdout
+    done = run(program, engine(artifact, captures=False), "-", NEW_TOKENS, *PROMPT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == expected
+    said, counted = done.stderr.removeprefix("TensorRT: a loop cannot be captured\n").splitlines()
+    assert said == "generate: steps cannot be captured, and run without a CUDA graph"
+    runs = -(-len(PROMPT) // 8) + NEW_TOKENS - 1
+    assert counted == f"stand-in: runs={runs} captured=0 replayed=0"
 
 
 def test_a_text_ends_at_its_end(program: Path, engine, exports: Exports) -> None:
@@ -183,7 +200,7 @@ MISUSES = {
     "no prompt": "generate: give ENGINE_DIRECTORY PLUGIN_LIBRARY|- MAX_NEW_TOKENS ID...",
     "no number": "generate: 'four' is no whole number",
     "no token": "generate: '-7' is no whole number",
-    "not in the vocabulary": "generate: token 256 is not in the vocabulary: 0 to 255",
+    "not in the vocabulary": "generate: no token 256, only 0 to 255",
     "no directory": "nowhere/artifact.json cannot be read: give the directory that",
     "no library": "no.so: cannot open shared object file",
     "other library": "other.so: undefined symbol: getCreators",

@@ -114,11 +114,12 @@ def _engine(model: str, dialect: str, dtype: str) -> Iterator[Step]:
     build = (cli, "trt", artifact, "-o", engine, *SIZES, "--force", *json)
     yield step("engine", *build, needs=(*made, "install") if plugins else made, limit_s=600.0)
     built = (f"engine {case}",)
-    # Both against PyTorch, within the tolerances of the dtype.
-    parity = ("--against", checkpoint, "--device", "cuda", *json)
+    # Both against PyTorch, within the tolerances of the dtype. An engine takes no device.
+    parity = ("--against", checkpoint, *json)
     yield step("parity tensorrt", cli, "parity", engine, *parity, needs=built)
-    yield step("parity onnxruntime", cli, "parity", artifact, *parity, needs=(*made, "install"))
+    on_cuda = (*parity, "--device", "cuda")
+    yield step("parity onnxruntime", cli, "parity", artifact, *on_cuda, needs=(*made, "install"))
     tokens = ("benchmarks.tensorrt.tokens", str(EXAMPLE / "generate"), engine)
     library = str(PLUGINS) if plugins else "-"
     yield step("tokens", *tokens, library, needs=(*built, "build example"))
-    yield step("bench", cli, "bench", engine, "--device", "cuda", *json, needs=built)
+    yield step("bench", cli, "bench", engine, *json, needs=built)

@@ -21,7 +21,7 @@ def main(arguments: Sequence[str]) -> int:
     ids = [str(token) for token in PROMPT]
     theirs = [program, engine, plugins, str(NEW_TOKENS), *ids]
     ours = [sys.executable, "-m", "mamba_export_cli", "run", engine, "--tokens", ",".join(ids)]
-    ours += ["--max-new-tokens", str(NEW_TOKENS), "--device", "cuda", "--format", "json"]
+    ours += ["--max-new-tokens", str(NEW_TOKENS), "--format", "json"]
     cpp = [int(word) for word in _output(theirs).split()]
     python = json.loads(_output(ours))["generations"][0]["tokens"]
     print(json.dumps({"cpp": cpp, "python": python}))

@@ -1,7 +1,6 @@
 // Text from an engine directory of `mamba-export trt` without Python: token ids in, the most
-// probable ones out. The state goes back and forth between two sets of buffers; a step in each
-// direction is captured in a CUDA graph. The hashes of engine.json are not compared: trust where it
-// came from.
+// probable ones out. The state goes back and forth between two sets of buffers, a context and its
+// CUDA graph for each way. The hashes of engine.json are not compared: trust where it came from.
 #include <NvInferRuntime.h>
 #include <cuda_runtime_api.h>
 
@@ -59,7 +58,7 @@ class Logger final : public nvinfer1::ILogger {
 
 class Model {
  public:
-  Model(const std::string& directory, const std::string& plugins, std::size_t prompt_tokens) {
+  Model(const std::string& directory, const std::string& plugins, std::int64_t prompt_tokens) {
     const std::string manifest = read(directory + "/artifact.json");
     ends_ = numbers(manifest, "eos_token_ids");
     row_.resize(static_cast<std::size_t>(numbers(manifest, "vocab_size").at(0)));
@@ -74,60 +73,63 @@ class Model {
     engine_.reset(runtime_->deserializeCudaEngine(plan.data(), plan.size()));
     require(engine_ != nullptr,
             "the engine cannot be loaded: compare version, GPU and plugins with its engine.json");
-    for (const int profile : {kPrefill, kDecode}) {
-      contexts_[profile].reset(engine_->createExecutionContext());
-      require(contexts_[profile] != nullptr &&
-                  contexts_[profile]->setOptimizationProfileAsync(profile, stream),
-              "the engine has no execution context for profile " + std::to_string(profile));
-    }
     const auto longest = nvinfer1::OptProfileSelector::kMAX;
-    part_ = std::min(static_cast<std::int64_t>(prompt_tokens),
-                     engine_->getProfileShape("input_ids", kPrefill, longest).d[1]);
+    part_ = std::min(prompt_tokens, engine_->getProfileShape("input_ids", kPrefill, longest).d[1]);
     require(part_ > 0, "the engine has no input_ids: `mamba-export trt` did not build it");
     find_inputs();
     columns_ = static_cast<std::size_t>(engine_->getTensorShape("logits").d[2]);
     require(columns_ >= row_.size(), "the engine has fewer logits than artifact.json has tokens");
     logits_ = allocate(static_cast<std::size_t>(part_) * columns_ * sizeof(float));
-    set_shapes(*contexts_[kDecode], 1);
+    prefill_ = make_context(kPrefill);
+    for (const int from : {0, 1}) {
+      steps_[from] = make_context(kDecode);
+      bind(steps_[from], 1, from);
+    }
   }
 
   // Returns the token after a prompt, or kEnd; what the profile is too short for goes in parts.
   std::int64_t prefill(const std::vector<std::int64_t>& prompt) {
     const auto most = static_cast<std::size_t>(*std::max_element(prompt.begin(), prompt.end()));
-    require(most < row_.size(), "token " + std::to_string(most) +
-                                    " is not in the vocabulary: 0 to " +
-                                    std::to_string(row_.size() - 1));
-    nvinfer1::IExecutionContext& context = *contexts_[kPrefill];
-    std::int64_t count = 0;
-    for (auto at = prompt.begin(); at != prompt.end(); at += count) {
-      count = std::min(part_, static_cast<std::int64_t>(prompt.end() - at));
+    require(most < row_.size(),
+            "no token " + std::to_string(most) + ", only 0 to " + std::to_string(row_.size() - 1));
+    for (auto at = prompt.begin(); at != prompt.end(); now_ = 1 - now_) {
+      const auto count = std::min(part_, static_cast<std::int64_t>(prompt.end() - at));
       copy(ids_, &*at, static_cast<std::size_t>(count) * sizeof *at);
-      set_shapes(context, count);
-      run(context);
-      now_ = 1 - now_;
+      bind(prefill_, count, now_);
+      require(prefill_->enqueueV3(stream_.get()), "the engine does not run a prompt");
+      at += count;
     }
-    const std::int64_t rows = context.getTensorShape("logits").d[1];  // 1 with --logits last
+    const std::int64_t rows = prefill_->getTensorShape("logits").d[1];  // 1 with --logits last
     return most_probable(static_cast<std::size_t>(rows - 1));
   }
 
   // Returns the token after one more, or kEnd.
   std::int64_t step(std::int64_t token) {
-    nvinfer1::IExecutionContext& context = *contexts_[kDecode];
     copy(ids_, &token, sizeof token);
-    if (!has_run_) run(context);  // what is captured must have run with its shapes
-    if (has_run_ && graphs_[now_] == nullptr) capture(context);
-    if (has_run_) check(cudaGraphLaunch(graphs_[now_].get(), stream_.get()), "a captured step");
-    has_run_ = true;
+    if (graphs_[now_] != nullptr) {
+      check(cudaGraphLaunch(graphs_[now_].get(), stream_.get()), "a captured step");
+    } else {
+      require(steps_[now_]->enqueueV3(stream_.get()), "the engine does not run a step");
+      if (captures_) capture();  // after a run of the same, as TensorRT wants it
+    }
     now_ = 1 - now_;
     return most_probable(0);
   }
 
  private:
+  using Context = std::unique_ptr<nvinfer1::IExecutionContext>;
   struct Input {
-    std::string name, next;  // the output with a state's next value
+    std::string name, next;  // the output with a state's next value, else the name again
     nvinfer1::Dims shape;    // -1: varies
     void* at[2];             // a state's: where it is, and where its next value goes
   };
+
+  Context make_context(int profile) {
+    Context context(engine_->createExecutionContext());
+    require(context != nullptr && context->setOptimizationProfileAsync(profile, stream_.get()),
+            "the engine has no execution context for profile " + std::to_string(profile));
+    return context;
+  }
 
   // All inputs but two are states: `past...`, whose next value is the output `present...`.
   void find_inputs() {
@@ -136,7 +138,7 @@ class Model {
       const std::string name = engine_->getIOTensorName(i);
       if (engine_->getTensorIOMode(name.c_str()) != nvinfer1::TensorIOMode::kINPUT) continue;
       const nvinfer1::Dims shape = engine_->getTensorShape(name.c_str());
-      Input input{name, "", shape, {}};
+      Input input{name, name, shape, {}};
       if (name == "input_ids" || name == "attention_mask") {
         input.at[0] = input.at[1] = allocate(ones.size() * sizeof ones[0]);
         copy(input.at[0], ones.data(), ones.size() * sizeof ones[0]);
@@ -153,34 +155,31 @@ class Model {
     }
   }
 
-  void set_shapes(nvinfer1::IExecutionContext& context, std::int64_t tokens) {
+  // Tells a context what to read and write: states from one set of buffers to the other.
+  void bind(const Context& context, std::int64_t tokens, int from) {
+    bool taken = context->setTensorAddress("logits", logits_);
     for (Input input : inputs_) {
       input.shape.d[0] = 1;
       if (input.shape.d[1] < 0) input.shape.d[1] = tokens;
-      require(context.setInputShape(input.name.c_str(), input.shape),
-              "the engine does not take " + std::to_string(tokens) + " tokens in " + input.name);
+      taken = taken && context->setInputShape(input.name.c_str(), input.shape);
+      taken = taken && context->setTensorAddress(input.name.c_str(), input.at[from]);
+      taken = taken && context->setTensorAddress(input.next.c_str(), input.at[1 - from]);
     }
+    require(taken, "the engine does not take " + std::to_string(tokens) + " tokens");
   }
 
-  void run(nvinfer1::IExecutionContext& context) {
-    bool taken = context.setTensorAddress("logits", logits_);
-    for (const Input& input : inputs_) {
-      taken = taken && context.setTensorAddress(input.name.c_str(), input.at[now_]);
-      if (input.next.empty()) continue;
-      taken = taken && context.setTensorAddress(input.next.c_str(), input.at[1 - now_]);
-    }
-    require(taken && context.enqueueV3(stream_.get()), "the engine does not run");
-  }
-
-  void capture(nvinfer1::IExecutionContext& context) {
+  // Leaves a step without a graph where it cannot be captured, such as for a loop in it.
+  void capture() {
     check(cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal), "a capture");
-    run(context);
+    captures_ = steps_[now_]->enqueueV3(stream_.get());
     cudaGraph_t graph = nullptr;
-    check(cudaStreamEndCapture(stream_.get(), &graph), "the end of a capture");
     cudaGraphExec_t replay = nullptr;
-    check(cudaGraphInstantiate(&replay, graph, 0), "cudaGraphInstantiate");
-    graphs_[now_].reset(replay, cudaGraphExecDestroy);
-    check(cudaGraphDestroy(graph), "cudaGraphDestroy");
+    captures_ = cudaStreamEndCapture(stream_.get(), &graph) == cudaSuccess && captures_ &&
+                cudaGraphInstantiate(&replay, graph, 0) == cudaSuccess;
+    if (graph != nullptr) check(cudaGraphDestroy(graph), "cudaGraphDestroy");
+    if (captures_) return graphs_[now_].reset(replay, cudaGraphExecDestroy);
+    cudaGetLastError();  // it would be taken for that of the next call
+    std::fprintf(stderr, "generate: steps cannot be captured, and run without a CUDA graph\n");
   }
 
   // Returns zeros on the device: the state before the first token.
@@ -216,12 +215,13 @@ class Model {
   // Destroyed from the last to the first: contexts before their engine, that before its runtime.
   std::unique_ptr<nvinfer1::IRuntime> runtime_;
   std::unique_ptr<nvinfer1::ICudaEngine> engine_;
-  std::unique_ptr<nvinfer1::IExecutionContext> contexts_[2];
+  Context prefill_;
+  Context steps_[2];  // by the buffers that they read; with a graph, one must not be changed
+  std::shared_ptr<CUgraphExec_st> graphs_[2];
   std::vector<Input> inputs_;
   void *ids_ = nullptr, *logits_ = nullptr;
-  std::shared_ptr<CUgraphExec_st> graphs_[2];
   int now_ = 0;  // which of two buffers a state is in
-  bool has_run_ = false;
+  bool captures_ = true;
 };
 
 std::int64_t whole(const std::string& word) {
@@ -238,7 +238,7 @@ int main(int count, char** words) {
     std::int64_t left = whole(words[3]);
     std::vector<std::int64_t> prompt;
     for (int i = 4; i < count; ++i) prompt.push_back(whole(words[i]));
-    Model model(words[1], words[2], prompt.size());
+    Model model(words[1], words[2], count - 4);
     for (std::int64_t token = model.prefill(prompt); left > 0 && token != kEnd;) {
       std::printf("%lld\n", static_cast<long long>(token));
       if (--left > 0) token = model.step(token);

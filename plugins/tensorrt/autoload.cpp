@@ -1,5 +1,7 @@
 // libmamba_tensorrt_autoload.so: registers the plugins of libmamba_tensorrt.so when it is merely
-// loaded, for programs that know plugin libraries only by dlopen or LD_PRELOAD.
+// loaded, for programs that know plugin libraries only by dlopen or LD_PRELOAD. Where TensorRT is
+// not loaded yet, it opens the one on the loader's path. A copy elsewhere, such as pip's, has
+// another registry: it must be opened before.
 #include <NvInferRuntime.h>
 #include <dlfcn.h>
 
@@ -62,7 +64,9 @@ bool is_registered(const nvinfer1::IPluginRegistry& registry, const IPluginCreat
 }
 
 void register_all() {
-  const Runtime runtime = Runtime::loaded();
+  Runtime runtime = Runtime::loaded();
+  // Polygraphy opens plugins before it imports TensorRT; what is in LD_PRELOAD comes first of all.
+  if (!runtime.found()) runtime = Runtime::opened();
   if (const std::string problem = runtime.problem(); !problem.empty()) {
     throw std::runtime_error(problem);
   }

@@ -44,9 +44,19 @@ Runtime Runtime::loaded() {
   return Runtime(path.empty() ? nullptr : open_loaded(path.c_str()));
 }
 
+Runtime Runtime::opened() {
+  const std::string name = "libnvinfer.so." + std::to_string(NV_TENSORRT_MAJOR);
+  return Runtime(dlopen(name.c_str(), RTLD_NOW | RTLD_GLOBAL));
+}
+
+bool Runtime::found() const { return find(kVersion) != nullptr; }
+
 std::string Runtime::problem() const {
   auto* const version = function<std::int32_t()>(kVersion);
-  if (version == nullptr) return "TensorRT (libnvinfer.so) is not loaded";
+  if (version == nullptr) {
+    return "TensorRT is not loaded, and libnvinfer.so." + std::to_string(NV_TENSORRT_MAJOR) +
+           " not found: load it first, or give its folder in LD_LIBRARY_PATH";
+  }
   if (version() == NV_TENSORRT_MAJOR) return "";
   return "built for TensorRT " + std::to_string(NV_TENSORRT_MAJOR) + ", found version " +
          std::to_string(version()) + ": build it with the headers of that (TensorRT_ROOT)";

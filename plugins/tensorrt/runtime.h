@@ -14,6 +14,12 @@ class Runtime {
   // That whose symbols are for all, or else one that was loaded under its own name.
   static Runtime loaded();
 
+  // That of our major version which the loader finds, opened so that its symbols are for all.
+  static Runtime opened();
+
+  // Whether there is one.
+  bool found() const;
+
   // Returns what keeps this library from calling its logger and its registry, or an empty string.
   std::string problem() const;
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -189,3 +191,22 @@ def test_the_self_registering_library_adds_what_is_not_there() -> None:
         "log: mamba_export: GatedRMSNorm node 'the_layer': attribute 'ngroups' must be an int, "
         "found no int of this name",
     ]
+
+
+def test_the_self_registering_library_opens_the_runtime_that_is_not_loaded(tmp_path: Path) -> None:
+    """As Polygraphy needs it, which opens plugins before it imports TensorRT."""
+    library = ROOT / "mamba_export" / "lib" / "libmamba_tensorrt_autoload.so"
+    if not library.is_file():
+        skip(f"{library.name} was not built: make plugins CUDA=ON")
+    runtime = programs("release", ["autoload_runtime"], {})["autoload_runtime"]
+    for major in (10, 11):
+        (tmp_path / f"libnvinfer.so.{major}").symlink_to(runtime)
+    done = subprocess.run(
+        [sys.executable, "-c", "import ctypes, sys; ctypes.CDLL(sys.argv[1])", str(library)],
+        env=os.environ | {"LD_LIBRARY_PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    expected = [f"{op.name} {VERSION} in {DOMAIN}" for op in OPS if op.name != "AddRMSNorm"]
+    assert done.stdout.splitlines() == expected

@@ -190,7 +190,7 @@ def test_a_wrong_field_is_refused_with_a_message() -> None:
 @pytest.mark.parametrize(
     ("runtime", "words"),
     [
-        (False, "TensorRT (libnvinfer.so) is not loaded"),
+        (False, "not found: load it first, or give its folder in LD_LIBRARY_PATH"),
         (True, "found version 1: build it with the headers of that (TensorRT_ROOT)"),
     ],
     ids=["no runtime", "another version"],

@@ -5,10 +5,11 @@ What it shows is the session's own work: profiles, buffers, parts, states. No en
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.tensorrt import tokens
+from benchmarks.tensorrt.steps import steps
 from mamba_export.engine.device import CudaDevice
 from mamba_export.engine.directory import (
     ENGINE_MANIFEST,
@@ -41,7 +44,7 @@ from mamba_export.runtime.generate import GenerateOptions, generate
 from mamba_export.runtime.libraries import NativeOpsWarning, PluginLibrary
 from mamba_export.runtime.session import open_session
 from mamba_export.runtime.trt_session import TrtSession
-from tests.cli.conftest import invoke
+from tests.cli.conftest import Outcome, invoke
 from tests.exported import Exports
 
 torch = pytest.importorskip("torch")
@@ -626,6 +629,32 @@ def test_run_takes_an_engine(engine, exports: Exports) -> None:
     expected = invoke("run", exports("mamba2"), *command[2:], "--no-native", "--format", "json")
     tokens = [each.json["generations"][0]["tokens"] for each in (found, expected)]
     assert tokens[0] == tokens[1]
+
+
+def test_an_engine_takes_the_commands_of_make_gpu_trt(
+    engine, exports: Exports, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    path, stand_in = engine("mamba2-tiny", max_batch=8, max_seqlen=512, opt_seqlen=128)
+    # One sample of each is enough here.
+    monkeypatch.setattr("mamba_export.runtime.benchmark._timed", lambda run, *_: (run(), 1.0)[1:])
+    case = "mamba2-tiny mamba float32"
+    given = {step.name.removesuffix(f" {case}"): step.command for step in steps("89-real", "")}
+    *_, program, built, _ = given["tokens"]
+
+    def here(command: Sequence[str]) -> Outcome:
+        words = command[command.index("mamba_export_cli") + 1 :]
+        done = invoke(*(path if word == built else word for word in words))
+        assert done.code == 0, done.stdout
+        return done
+
+    assert here(given["parity tensorrt"]).json["passed"]
+    assert here(given["bench"]).json["device"] == "cuda:0"
+    # The C++ program, which is not there, says nothing.
+    said = lambda command: "" if command[0] == program else here(command).stdout  # noqa: E731
+    monkeypatch.setattr(tokens, "_output", said)
+    assert tokens.main(given["tokens"][-3:]) == 1
+    assert len(json.loads(capsys.readouterr().out)["python"]) == tokens.NEW_TOKENS
+    assert stand_in.device.replays
 
 
 def test_run_says_that_steps_are_not_captured(engine) -> None:

@@ -3,10 +3,12 @@
 // that is full of NaN when it is allocated.
 //
 // It refuses what TensorRT refuses: shapes outside the profile, tensors without an address, outputs
-// over inputs, a captured run of shapes that have not run before.
+// over inputs, a captured run of what has not run before. It fails where TensorRT's behaviour is
+// undefined: a graph whose context was changed after the capture, or is gone.
 //
-// A plan is four lines: "stand-in", the graph's path, the longest prefill, and "all" or "last" for
-// the logits that it returns. ONNX Runtime's library is named by STAND_IN_ONNXRUNTIME.
+// A plan is five lines: "stand-in", the graph's path, the longest prefill, "all" or "last" for the
+// logits that it returns, and "captured" or "loop", which no capture takes. ONNX Runtime's library
+// is named by STAND_IN_ONNXRUNTIME.
 #include <NvInferRuntime.h>
 #include <cuda_runtime_api.h>
 #include <dlfcn.h>
@@ -38,9 +40,12 @@ struct Counts {
   }
 } counts;
 
+cudaError_t last_error = cudaSuccess;  // of a call that failed and that nobody asked about
+
 struct CUstream_st {
   std::vector<Work> waiting;
   std::vector<Work>* captured = nullptr;
+  bool broken_off = false;  // the capture
 
   void put(Work work) { (captured == nullptr ? waiting : *captured).push_back(std::move(work)); }
 };
@@ -54,6 +59,8 @@ struct CUgraphExec_st {
 const char* cudaGetErrorString(cudaError_t error) {
   return error == cudaErrorLaunchFailure ? "unspecified launch failure" : "invalid argument";
 }
+
+cudaError_t cudaGetLastError() { return std::exchange(last_error, cudaSuccess); }
 
 cudaError_t cudaMalloc(void** data, std::size_t bytes) {
   *data = std::malloc(bytes);
@@ -105,6 +112,10 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
 
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   const std::unique_ptr<std::vector<Work>> captured(std::exchange(stream->captured, nullptr));
+  if (std::exchange(stream->broken_off, false)) {
+    *graph = nullptr;
+    return last_error = cudaErrorStreamCaptureInvalidated;
+  }
   *graph = new CUgraph_st{*captured};
   return cudaSuccess;
 }
@@ -164,10 +175,11 @@ struct Tensor {
 struct Graph {
   explicit Graph(const std::string& plan) {
     std::istringstream lines(plan);
-    std::string head, file, logits;
-    lines >> head >> file >> longest >> logits;
+    std::string head, file, logits, captures;
+    lines >> head >> file >> longest >> logits >> captures;
     require(head == "stand-in" && !lines.fail(), "the plan's magic tag does not match");
     last = logits == "last";
+    loops = captures == "loop";
     session = Ort::Session(env, file.c_str(), Ort::SessionOptions());
     Ort::AllocatorWithDefaultOptions names_by;
     for (std::size_t i = 0; i < session.GetInputCount(); ++i) {
@@ -200,6 +212,14 @@ struct Graph {
   std::map<std::string, Tensor> tensors;
   std::int64_t longest = 0;
   bool last = false;
+  bool loops = false;
+};
+
+// What a context was told; a captured graph is good for as long as it is the same.
+struct Bound {
+  std::map<std::string, Dims> shapes;
+  std::map<std::string, void*> places;
+  int changes = 0;
 };
 
 class Context final : public IExecutionContext {
@@ -209,6 +229,7 @@ class Context final : public IExecutionContext {
 
   bool setOptimizationProfileAsync(std::int32_t profile, cudaStream_t) noexcept override {
     longest_ = profile == 0 ? graph_->longest : 1;
+    ++bound_->changes;
     return profile == 0 || profile == 1;
   }
 
@@ -222,8 +243,9 @@ class Context final : public IExecutionContext {
         require(shape.d[i] >= (varies ? 1 : most) && shape.d[i] <= most,
                 std::string(name) + " is outside of its profile");
       }
-      has_run_ = has_run_ && std::memcmp(&shapes_[name], &shape, sizeof shape) == 0;
-      shapes_[name] = shape;
+      Dims& known = bound_->shapes[name];
+      if (std::memcmp(&known, &shape, sizeof shape) != 0) ++bound_->changes;
+      known = shape;
       return true;
     });
   }
@@ -232,31 +254,44 @@ class Context final : public IExecutionContext {
     if (std::string(name) != "logits") return graph_->find(name).shape;
     Dims shape = graph_->find(name).shape;
     shape.d[0] = 1;
-    shape.d[1] = graph_->last ? 1 : shapes_.at("input_ids").d[1];
+    shape.d[1] = graph_->last ? 1 : bound_->shapes.at("input_ids").d[1];
     return shape;
   }
 
   bool setTensorAddress(const char* name, void* data) noexcept override {
-    places_[name] = data;
+    void*& known = bound_->places[name];
+    if (known != data) ++bound_->changes;
+    known = data;
     return graph_->find(name).mode != TensorIOMode::kNONE;
   }
 
   bool enqueueV3(cudaStream_t stream) noexcept override {
     return logged(logger_, false, [&] {
+      require(last_error == cudaSuccess, "an error of an earlier call");
+      const auto& [shapes, places, changes] = *bound_;
       for (const std::string& name : graph_->names) {
-        require(places_.count(name) == 1, name + " has no address");
+        require(places.count(name) == 1, name + " has no address");
         const bool is_input = graph_->find(name).mode == TensorIOMode::kINPUT;
-        require(!is_input || shapes_.count(name) == 1, name + " has no shape");
-        for (const auto& [other, place] : places_) {
-          require(other == name || place != places_[name], name + " lies over " + other);
+        require(!is_input || shapes.count(name) == 1, name + " has no shape");
+        for (const auto& [other, place] : places) {
+          require(other == name || place != places.at(name), name + " lies over " + other);
         }
       }
-      require(stream->captured == nullptr || has_run_,
-              "these shapes must run before they are captured");
-      has_run_ = true;
-      ++(stream->captured == nullptr ? counts.runs : counts.captured);
-      stream->put(
-          [graph = graph_, shapes = shapes_, places = places_] { run(*graph, shapes, places); });
+      if (stream->captured == nullptr) {
+        ++counts.runs;
+        ran_at_ = changes;
+        stream->put([graph = graph_, bound = *bound_] { run(*graph, bound.shapes, bound.places); });
+        return true;
+      }
+      require(ran_at_ == changes, "what is captured must have run as it is");
+      stream->broken_off = graph_->loops;
+      require(!graph_->loops, "a loop cannot be captured");
+      ++counts.captured;
+      stream->put([graph = graph_, context = std::weak_ptr<Bound>(bound_), at = changes] {
+        const std::shared_ptr<Bound> bound = context.lock();
+        require(bound != nullptr && bound->changes == at, "the graph's context was changed");
+        run(*graph, bound->shapes, bound->places);
+      });
       return true;
     });
   }
@@ -299,10 +334,9 @@ class Context final : public IExecutionContext {
 
   ILogger& logger_;
   std::shared_ptr<Graph> graph_;
-  std::map<std::string, Dims> shapes_;
-  std::map<std::string, void*> places_;
+  std::shared_ptr<Bound> bound_ = std::make_shared<Bound>();
   std::int64_t longest_ = 0;  // no profile was chosen
-  bool has_run_ = false;
+  int ran_at_ = -1;           // of the changes
 };
 
 class Engine final : public ICudaEngine {
