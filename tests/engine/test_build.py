@@ -32,7 +32,7 @@ from tests.engine.builder_stand_in import TIMINGS, VERSION, BuilderStandIn
 from tests.exported import Exports
 
 pytest.importorskip("torch")
-GPU = CudaDevice("NVIDIA L4", "8.9", 13000)
+GPU = CudaDevice("NVIDIA L4", "8.9")
 
 
 @pytest.fixture

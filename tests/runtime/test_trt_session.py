@@ -47,7 +47,7 @@ from tests.exported import Exports
 torch = pytest.importorskip("torch")
 from tests.runtime.tensorrt_stand_in import ACTIVATIONS, HostDevice, StandIn  # noqa: E402
 
-GPU = CudaDevice("NVIDIA L4", "8.9", 13000)
+GPU = CudaDevice("NVIDIA L4", "8.9")
 OPTIONS = EngineOptions(
     compute_capabilities=("8.9",), max_batch=3, max_seqlen=8, opt_seqlen=8, logits="all"
 )
@@ -85,7 +85,6 @@ def engine(
             runtime_version="1.7.1",
             compute_capabilities=("8.9",),
             gpu=GPU.name,
-            driver=None,
             route=route,
             plugins=plugins,
             artifact=sha256(path / MODEL_MANIFEST),
