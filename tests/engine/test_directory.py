@@ -284,11 +284,14 @@ def test_an_engine_needs_a_gpu_and_its_plugins(engine, library: PluginLibrary) -
     assert raised.value.code == "engine.plugins_missing"
 
 
+CARRIES_PLUGINS = {"plugins_in_engine": True, "version_compatible": True}
+
+
 @pytest.mark.parametrize(
     ("options", "code", "says"),
     [
         ({"strip_weights": True}, "engine.stripped", "trt ARTIFACT --refit ENGINE"),
-        ({"plugins_in_engine": True}, "engine.host_code", "without --plugins-in-engine"),
+        (CARRIES_PLUGINS, "engine.host_code", "without --plugins-in-engine and --version-comp"),
         ({"version_compatible": True}, "engine.host_code", "without --version-compatible"),
     ],
 )

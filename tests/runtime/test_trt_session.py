@@ -441,7 +441,7 @@ def test_what_a_session_refuses(opened, changes, act, error, code: str) -> None:
         ({"runtime": "1.8.0"}, EngineError, "engine.version", "tensorrt_rtx==1.7.1"),
         ({"strip_weights": True}, CapabilityError, "engine.stripped", "--refit"),
         (
-            {"plugins_in_engine": True},
+            {"plugins_in_engine": True, "version_compatible": True},
             CapabilityError,
             "engine.host_code",
             "without --plugins-in-engine",
