@@ -78,7 +78,7 @@ class EngineOptions:
                 "plugins_in_engine", "plugins to put in: without --no-native", "no plugins"
             )
         if self.plugins_in_engine and not self.version_compatible:
-            # TensorRT puts them into such engines only; it does not complain of others.
+            # Its headers: libraries are serialized with version-compatible engines.
             raise _usage(
                 "plugins_in_engine", "--version-compatible with it", "no --version-compatible"
             )
