@@ -259,7 +259,10 @@ EngineNativeOpt = Annotated[
 ]
 PluginsInEngineOpt = Annotated[
     bool,
-    typer.Option("--plugins-in-engine", help="Put the plugin library, native code, into it."),
+    typer.Option(
+        "--plugins-in-engine",
+        help="Put the plugin library, native code, into it; with --version-compatible.",
+    ),
 ]
 StripWeightsOpt = Annotated[
     bool,

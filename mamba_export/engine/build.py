@@ -123,7 +123,6 @@ def build_engine(
                 compute_capabilities=chosen.compute_capabilities
                 or ((device.compute_capability,) if device else ()),
                 gpu=device.name if device else None,
-                driver=device.driver if device else None,
                 route=_route(artifact, made.plugins),
                 plugins=None if made.plugins is None else made.plugins.sha256,
                 artifact=sha256(artifact.path / MANIFEST),

@@ -17,12 +17,10 @@ class CudaDevice:
     Attributes:
         name: of the product.
         compute_capability: such as "8.9".
-        driver: version of CUDA that the driver has, such as 13000.
     """
 
     name: str
     compute_capability: str
-    driver: int
 
 
 def first_device() -> CudaDevice | None:
@@ -34,14 +32,13 @@ def first_device() -> CudaDevice | None:
     device, count = ctypes.c_int(), ctypes.c_int()
     if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
         return None
-    name, version = ctypes.create_string_buffer(_NAME_SIZE), ctypes.c_int()
+    name = ctypes.create_string_buffer(_NAME_SIZE)
     numbers = [ctypes.c_int(), ctypes.c_int()]
     failed = driver.cuDeviceGet(ctypes.byref(device), 0)
     failed = failed or driver.cuDeviceGetName(name, _NAME_SIZE, device)
-    failed = failed or driver.cuDriverGetVersion(ctypes.byref(version))
     for number, attribute in zip(numbers, (_MAJOR, _MINOR), strict=True):
         failed = failed or driver.cuDeviceGetAttribute(ctypes.byref(number), attribute, device)
     if failed:
         return None
     major, minor = (number.value for number in numbers)
-    return CudaDevice(name.value.decode(errors="replace"), f"{major}.{minor}", version.value)
+    return CudaDevice(name.value.decode(errors="replace"), f"{major}.{minor}")

@@ -45,7 +45,6 @@ class EngineManifest:
         runtime: that it was built by, of ``runtime_version``.
         compute_capabilities: of the GPUs that it is for.
         gpu: name of the one that it was built on, or None where there was none.
-        driver: of that GPU's machine, as CUDA numbers it, or None.
         route: what runs our ops: ``plugins``, ``function bodies``, or ``plain ops`` where the graph
             has none of ours.
         plugins: sha256 of the plugin library, or None.
@@ -61,7 +60,6 @@ class EngineManifest:
     runtime_version: str
     compute_capabilities: tuple[str, ...]
     gpu: str | None
-    driver: int | None
     route: str
     plugins: str | None
     artifact: str
@@ -100,8 +98,8 @@ class EngineManifest:
         for name in ("tool_version", "runtime_version", "artifact", "graph"):
             if not isinstance(getattr(self, name), str):
                 yield f"{name} is {getattr(self, name)!r}"
-        for name, kind in (("gpu", str), ("driver", int), ("plugins", str)):
-            if not isinstance(getattr(self, name), kind | None):
+        for name in ("gpu", "plugins"):
+            if not isinstance(getattr(self, name), str | None):
                 yield f"{name} is {getattr(self, name)!r}"
         if not all(isinstance(each, str) for each in self.compute_capabilities):
             yield f"compute_capabilities is {self.compute_capabilities!r}"

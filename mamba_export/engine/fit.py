@@ -71,7 +71,11 @@ def check_no_host_code(engine: Engine) -> None:
     """
     options = engine.manifest.options
     for carries, what, option in (
-        (options.plugins_in_engine, "a plugin library", "--plugins-in-engine"),
+        (
+            options.plugins_in_engine,
+            "a plugin library",
+            "--plugins-in-engine and --version-compatible",
+        ),
         (options.version_compatible, "a runtime of its own version", "--version-compatible"),
     ):
         if carries:

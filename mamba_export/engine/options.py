@@ -30,6 +30,7 @@ class EngineOptions:
         compute_capabilities: of the GPUs to build for, such as "8.9"; none is the one that is here.
         native: run our ops in our plugins; else from their function bodies.
         plugins_in_engine: put the plugin library into the engine, which then carries native code.
+            TensorRT does so only in an engine that is ``version_compatible``.
         strip_weights: leave the weights out; whoever runs the engine puts the artifact's in.
         weight_streaming: keep weights in host memory.
         version_compatible: let later versions of the runtime run it.
@@ -75,6 +76,11 @@ class EngineOptions:
         if self.plugins_in_engine and not self.native:
             raise _usage(
                 "plugins_in_engine", "plugins to put in: without --no-native", "no plugins"
+            )
+        if self.plugins_in_engine and not self.version_compatible:
+            # Its headers: libraries are serialized with version-compatible engines.
+            raise _usage(
+                "plugins_in_engine", "--version-compatible with it", "no --version-compatible"
             )
 
     @property

@@ -15,7 +15,7 @@ from tests.exported import Exports
 
 pytest.importorskip("torch")
 
-GPU = CudaDevice("NVIDIA L4", "8.9", 13000)
+GPU = CudaDevice("NVIDIA L4", "8.9")
 BUILD = ["--runtime", "tensorrt_rtx", "--compute-capability", "8.9", "--max-batch", 1]
 SIZES = ["--max-seqlen", 8, "--opt-seqlen", 8]
 

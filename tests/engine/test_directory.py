@@ -36,7 +36,7 @@ from mamba_export.graph.sealed_files import sha256
 from mamba_export.models.state import IoNames, StateSpec
 from mamba_export.runtime.libraries import PluginLibrary
 
-GPU = CudaDevice("NVIDIA L4", "8.9", 13000)
+GPU = CudaDevice("NVIDIA L4", "8.9")
 MODEL = Manifest(
     tool_version="0",
     family="mamba",
@@ -78,7 +78,6 @@ def engine(tmp_path: Path, library: PluginLibrary) -> Callable[..., Path]:
             runtime_version="10.14.1",
             compute_capabilities=("8.9",),
             gpu=GPU.name,
-            driver=GPU.driver,
             route="plugins",
             plugins=sha256(library.path),
             artifact=sha256(path / MODEL_MANIFEST),
@@ -153,7 +152,7 @@ SPOILED = {
     "plugins without a hash": (tell(plugins=None), ArtifactError, "engine.manifest"),
     "another artifact": (tell(artifact="0" * 64), ArtifactError, "engine.manifest"),
     "a graph without a hash": (tell(graph=None), ArtifactError, "engine.manifest"),
-    "a driver that is text": (tell(driver="13"), ArtifactError, "engine.manifest"),
+    "a GPU that is a number": (tell(gpu=13), ArtifactError, "engine.manifest"),
     "options out of range": (tell(options={"max_batch": 0}), ArtifactError, "engine.manifest"),
     "an unknown field": (tell(more=1), ArtifactError, "engine.manifest"),
 }
@@ -212,7 +211,7 @@ FITS = {
     "a newer GPU, from Ampere on": (
         {"options": EngineOptions(hardware="ampere_plus")},
         "10.14.1",
-        CudaDevice("NVIDIA H100", "9.0", 13000),
+        CudaDevice("NVIDIA H100", "9.0"),
     ),
 }
 
@@ -256,7 +255,7 @@ ELSEWHERE = {
     "a GPU before Ampere": (
         {"options": EngineOptions(hardware="ampere_plus")},
         runtime(),
-        CudaDevice("NVIDIA T4", "7.5", 13000),
+        CudaDevice("NVIDIA T4", "7.5"),
         "engine.device",
         "for this GPU",
     ),
@@ -285,11 +284,14 @@ def test_an_engine_needs_a_gpu_and_its_plugins(engine, library: PluginLibrary) -
     assert raised.value.code == "engine.plugins_missing"
 
 
+CARRIES_PLUGINS = {"plugins_in_engine": True, "version_compatible": True}
+
+
 @pytest.mark.parametrize(
     ("options", "code", "says"),
     [
         ({"strip_weights": True}, "engine.stripped", "trt ARTIFACT --refit ENGINE"),
-        ({"plugins_in_engine": True}, "engine.host_code", "without --plugins-in-engine"),
+        (CARRIES_PLUGINS, "engine.host_code", "without --plugins-in-engine and --version-comp"),
         ({"version_compatible": True}, "engine.host_code", "without --version-compatible"),
     ],
 )

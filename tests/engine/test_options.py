@@ -31,6 +31,7 @@ def test_the_profiles_are_prefill_and_decode() -> None:
         ("compute_capability", {"compute_capabilities": ("sm89",)}),
         ("compute_capability", {"compute_capabilities": ("8.9", "8.9")}),
         ("plugins_in_engine", {"plugins_in_engine": True, "native": False}),
+        ("plugins_in_engine", {"plugins_in_engine": True}),
     ],
 )
 def test_what_is_out_of_range_is_a_usage_error(option: str, changes: dict) -> None:

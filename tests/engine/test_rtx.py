@@ -132,7 +132,12 @@ def test_a_signal_ends_the_build(
         ({"compute_capabilities": ()}, CapabilityError, "engine.no_device", "--compute-capability"),
         ({"compute_capabilities": ("9.0",)}, CapabilityError, "engine.option", "leave --compute"),
         ({"hardware": "ampere_plus"}, CapabilityError, "engine.option", "leave --hardware out"),
-        ({"plugins_in_engine": True}, CapabilityError, "engine.option", "leave --plugins-in"),
+        (
+            {"plugins_in_engine": True, "version_compatible": True},
+            CapabilityError,
+            "engine.option",
+            "leave --plugins-in",
+        ),
         ({"strip_weights": True}, CapabilityError, "engine.option", "leave --strip-weights"),
         ({"version_compatible": True}, EngineError, "engine.build", "without optional settings"),
     ],

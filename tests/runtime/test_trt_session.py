@@ -50,7 +50,7 @@ from tests.exported import Exports
 torch = pytest.importorskip("torch")
 from tests.runtime.tensorrt_stand_in import ACTIVATIONS, HostDevice, StandIn  # noqa: E402
 
-GPU = CudaDevice("NVIDIA L4", "8.9", 13000)
+GPU = CudaDevice("NVIDIA L4", "8.9")
 OPTIONS = EngineOptions(
     compute_capabilities=("8.9",), max_batch=3, max_seqlen=8, opt_seqlen=8, logits="all"
 )
@@ -88,7 +88,6 @@ def engine(
             runtime_version="1.7.1",
             compute_capabilities=("8.9",),
             gpu=GPU.name,
-            driver=None,
             route=route,
             plugins=plugins,
             artifact=sha256(path / MODEL_MANIFEST),
@@ -445,7 +444,7 @@ def test_what_a_session_refuses(opened, changes, act, error, code: str) -> None:
         ({"runtime": "1.8.0"}, EngineError, "engine.version", "tensorrt_rtx==1.7.1"),
         ({"strip_weights": True}, CapabilityError, "engine.stripped", "--refit"),
         (
-            {"plugins_in_engine": True},
+            {"plugins_in_engine": True, "version_compatible": True},
             CapabilityError,
             "engine.host_code",
             "without --plugins-in-engine",
