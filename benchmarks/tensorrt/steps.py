@@ -53,6 +53,8 @@ def steps(architectures: str, headers: str) -> Iterator[Step]:
         architectures: what the kernels are compiled for, as CMake names it.
         headers: root of TensorRT's headers, or nothing where the system has them.
     """
+    versions = (sys.executable, "-m", "benchmarks.tensorrt.versions", headers)
+    yield Step("versions", versions)
     yield from _builds(architectures, headers)
     yield from _harness()
     for model, dialect, dtype in product(MODELS, DIALECTS, DTYPES):
@@ -112,7 +114,9 @@ def _engine(model: str, dialect: str, dtype: str) -> Iterator[Step]:
     yield step("artifact", cli, "onnx", checkpoint, "-o", artifact, *options, needs=())
     made = (f"artifact {case}",)
     build = (cli, "trt", artifact, "-o", engine, *SIZES, "--force", *json)
-    yield step("engine", *build, needs=(*made, "install") if plugins else made, limit_s=600.0)
+    # Plugins of another TensorRT are no plugins.
+    needs = (*made, "versions", "install") if plugins else made
+    yield step("engine", *build, needs=needs, limit_s=600.0)
     built = (f"engine {case}",)
     # Both against PyTorch, within the tolerances of the dtype. An engine takes no device.
     parity = ("--against", checkpoint, *json)
