@@ -22,6 +22,7 @@ from mamba_export.ops import OPS
 from tests.cli.conftest import invoke
 
 DEVICE: dict[str, str | float] = {"name": "NVIDIA L4", "driver": "580.1", "compute_capability": 8.9}
+BUILT = ("engine", "parity refitted", "parity streamed", "bench")
 LAUNCHES = ("engine", "parity", "tokens", "bench", "harness")
 
 
@@ -78,7 +79,7 @@ def test_the_command_line_takes_every_step() -> None:
             helps[command] = invoke(command, "--help").stdout
         for word in words:
             assert not word.startswith("--") or word in helps[command], step.command
-    assert set(helps) == {"onnx", "trt", "parity", "bench"}
+    assert helps.keys() == {"onnx", "trt", "parity", "bench"}
 
 
 def test_everything_is_done_and_recorded(machine: Machine) -> None:
@@ -94,10 +95,13 @@ def test_everything_is_done_and_recorded(machine: Machine) -> None:
 @pytest.mark.parametrize(
     ("fails", "left_out"),
     [
-        ("^versions$", ("mamba float",)),
-        ("^configure$", ("build", "install", "harness", "mamba float", "parity onnxruntime")),
+        ("^versions$", ("mamba float", *BUILT)),
+        (
+            "^configure$",
+            (*BUILT, "build", "install", "harness", "mamba float", "parity onnxruntime"),
+        ),
         ("^build example$", ("tokens",)),
-        ("^engine", ("parity tensorrt", "tokens", "bench")),
+        ("^engine", ("parity tensorrt", "tokens", *BUILT)),
         ("^bench", ()),
     ],
 )
@@ -158,6 +162,17 @@ def test_a_step_is_what_its_command_does(
     assert (row.verdict, row.note) == (verdict, note)
     assert row.about.get("report") == ({"passed": True} if verdict is Verdict.must else None)
     assert time.monotonic() - started < 30
+
+
+@pytest.mark.parametrize(
+    ("p50_ms", "verdict"), [(0.14, Verdict.aim), (0.29, Verdict.must), (0.31, Verdict.missed)]
+)
+def test_a_measured_step_is_judged_by_its_goals(p50_ms: float, verdict: Verdict) -> None:
+    code = f'print(\'{{"decode": {{"p50_ms": {p50_ms}}}}}\')'
+    (bench,) = (step for step in steps("89-real", "") if step.name == "bench mamba.130m")
+    row = gpu_trt.run_step(Step("bench", (sys.executable, "-c", code), goals=bench.goals))
+    assert (row.verdict, row.measures["step_ms"]) == (verdict, p50_ms)
+    assert row.note == ("beyond the limit: step_ms" if verdict is Verdict.missed else "")
 
 
 def test_a_program_that_is_not_there_is_a_missed_step() -> None:
