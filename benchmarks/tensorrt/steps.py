@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
+
+from benchmarks.cases import Goal
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "cuda"
@@ -22,6 +24,12 @@ MODELS = ("mamba-tiny", "mamba2-tiny")
 DIALECTS = ("mamba", "standard")
 DTYPES = ("float32", "float16")
 SIZES = ("--max-batch", "8", "--max-seqlen", "512", "--opt-seqlen", "128")
+
+GOALS: Mapping[str, Mapping[str, Goal]] = {
+    "mamba.130m": {"step_ms": Goal(0.300, 0.150)},
+    "mamba2.130m": {},
+}
+"""Of a step of batch 1, as benchmarks/cuda_cases.py has them; without one it is only measured."""
 
 FUZZED, AT_ONCE, WORKSPACES, SEED = 60, 4, 2000, 20240531
 """As tests/plugins/test_plugin_harness.py runs it."""
@@ -37,6 +45,7 @@ class Step:
         needs: names of steps that must have succeeded.
         launches: whether it uses the device.
         limit_s: when it is stopped.
+        goals: of what `mamba-export bench` reports, by measure: step_ms, the median step.
     """
 
     name: str
@@ -44,6 +53,7 @@ class Step:
     needs: tuple[str, ...] = ()
     launches: bool = False
     limit_s: float = 300.0
+    goals: Mapping[str, Goal] = field(default_factory=dict)
 
 
 def steps(architectures: str, headers: str) -> Iterator[Step]:
@@ -53,10 +63,15 @@ def steps(architectures: str, headers: str) -> Iterator[Step]:
         architectures: what the kernels are compiled for, as CMake names it.
         headers: root of TensorRT's headers, or nothing where the system has them.
     """
+    versions = (sys.executable, "-m", "benchmarks.tensorrt.versions", headers)
+    yield Step("versions", versions)
     yield from _builds(architectures, headers)
     yield from _harness()
     for model, dialect, dtype in product(MODELS, DIALECTS, DTYPES):
         yield from _engine(model, dialect, dtype)
+    yield from _options()
+    for shape, goals in GOALS.items():
+        yield from _decode(shape, goals)
 
 
 def _builds(architectures: str, headers: str) -> Iterator[Step]:
@@ -112,7 +127,9 @@ def _engine(model: str, dialect: str, dtype: str) -> Iterator[Step]:
     yield step("artifact", cli, "onnx", checkpoint, "-o", artifact, *options, needs=())
     made = (f"artifact {case}",)
     build = (cli, "trt", artifact, "-o", engine, *SIZES, "--force", *json)
-    yield step("engine", *build, needs=(*made, "install") if plugins else made, limit_s=600.0)
+    # Plugins of another TensorRT are no plugins.
+    needs = (*made, "versions", "install") if plugins else made
+    yield step("engine", *build, needs=needs, limit_s=600.0)
     built = (f"engine {case}",)
     # Both against PyTorch, within the tolerances of the dtype. An engine takes no device.
     parity = ("--against", checkpoint, *json)
@@ -123,3 +140,46 @@ def _engine(model: str, dialect: str, dtype: str) -> Iterator[Step]:
     library = str(PLUGINS) if plugins else "-"
     yield step("tokens", *tokens, library, needs=(*built, "build example"))
     yield step("bench", cli, "bench", engine, *json, needs=built)
+
+
+def _options() -> Iterator[Step]:
+    """What an engine can be built with, each once; refitted and streamed ones give the tokens."""
+    case = "mamba2-tiny mamba float16"
+    artifact, stripped, whole, cached, streamed = (
+        str(WORK / f"{case.replace(' ', '-')}-{end}")
+        for end in ("onnx", "stripped", "refitted", "cached", "streamed")
+    )
+    cli = (sys.executable, "-m", "mamba_export_cli")
+    build = (*cli, "trt", artifact, *SIZES, "--force", "--format", "json", "-o")
+    made = (f"artifact {case}", "versions", "install")
+
+    def step(name: str, *command: str, needs: tuple[str, ...] = made) -> Step:
+        return Step(name, command, needs, launches=True, limit_s=600.0)
+
+    yield step("engine stripped", *build, stripped, "--strip-weights")
+    refit = (*cli, "trt", artifact, "--refit", stripped, "-o", whole, "--force")
+    yield step("engine refitted", *refit, "--format", "json", needs=("engine stripped",))
+    yield step("engine streamed", *build, streamed, "--weight-streaming")
+    timings = ("--timing-cache", str(WORK / "timings"))
+    yield step("engine timed", *build, cached, *timings)
+    yield step("engine of timings", *build, cached, *timings, needs=("engine timed",))
+    against = ("--against", str(ROOT / "examples" / "checkpoints" / "mamba2-tiny"))
+    for name, engine in (("refitted", whole), ("streamed", streamed)):
+        parity = (*cli, "parity", engine, *against, "--format", "json")
+        yield step(f"parity {name}", *parity, needs=(f"engine {name}",))
+
+
+def _decode(shape: str, goals: Mapping[str, Goal]) -> Iterator[Step]:
+    """The speed of a real model's shape in float16, with random weights."""
+    checkpoint, artifact, engine = (str(WORK / f"{shape}{end}") for end in ("", "-onnx", "-trt"))
+    python = (sys.executable, "-m")
+    cli = (*python, "mamba_export_cli")
+    write = (*python, "benchmarks.tensorrt.checkpoint", shape, checkpoint)
+    yield Step(f"checkpoint {shape}", write)
+    export = (*cli, "onnx", checkpoint, "-o", artifact, "--dtype", "float16", "--force")
+    yield Step(f"artifact {shape}", export, (f"checkpoint {shape}",))
+    build = (*cli, "trt", artifact, "-o", engine, *SIZES, "--force", "--format", "json")
+    needs = (f"artifact {shape}", "versions", "install")
+    yield Step(f"engine {shape}", build, needs, launches=True, limit_s=600.0)
+    bench = (*cli, "bench", engine, "--prefill", "512", "--format", "json")
+    yield Step(f"bench {shape}", bench, (f"engine {shape}",), launches=True, goals=goals)

@@ -9,18 +9,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from benchmarks import nvidia_smi
 from benchmarks.report import Row, Verdict
 from benchmarks.tensorrt import __main__ as gpu_trt
-from benchmarks.tensorrt import tokens
+from benchmarks.tensorrt import tokens, versions
 from benchmarks.tensorrt.steps import ROOT, Step, steps
 from mamba_export.ops import OPS
 from tests.cli.conftest import invoke
 
 DEVICE: dict[str, str | float] = {"name": "NVIDIA L4", "driver": "580.1", "compute_capability": 8.9}
+BUILT = ("engine", "parity refitted", "parity streamed", "bench")
 LAUNCHES = ("engine", "parity", "tokens", "bench", "harness")
 
 
@@ -77,14 +79,14 @@ def test_the_command_line_takes_every_step() -> None:
             helps[command] = invoke(command, "--help").stdout
         for word in words:
             assert not word.startswith("--") or word in helps[command], step.command
-    assert set(helps) == {"onnx", "trt", "parity", "bench"}
+    assert helps.keys() == {"onnx", "trt", "parity", "bench"}
 
 
 def test_everything_is_done_and_recorded(machine: Machine) -> None:
     assert machine.main() == 0
     expected = [step.name for step in steps("89-real", "")]
     assert [step.name for step in machine.ran] == expected
-    assert "-DMAMBA_EXPORT_CUDA_ARCHITECTURES=89-real" in machine.ran[0].command
+    assert "-DMAMBA_EXPORT_CUDA_ARCHITECTURES=89-real" in machine.ran[1].command
     rows = machine.recorded
     assert [row["case"] for row in rows] == expected
     assert {(row["suite"], row["verdict"]) for row in rows} == {("tensorrt", "must")}
@@ -93,9 +95,13 @@ def test_everything_is_done_and_recorded(machine: Machine) -> None:
 @pytest.mark.parametrize(
     ("fails", "left_out"),
     [
-        ("^configure$", ("build", "install", "harness", "mamba float", "parity onnxruntime")),
+        ("^versions$", ("mamba float", *BUILT)),
+        (
+            "^configure$",
+            (*BUILT, "build", "install", "harness", "mamba float", "parity onnxruntime"),
+        ),
         ("^build example$", ("tokens",)),
-        ("^engine", ("parity tensorrt", "tokens", "bench")),
+        ("^engine", ("parity tensorrt", "tokens", *BUILT)),
         ("^bench", ()),
     ],
 )
@@ -158,10 +164,42 @@ def test_a_step_is_what_its_command_does(
     assert time.monotonic() - started < 30
 
 
+@pytest.mark.parametrize(
+    ("p50_ms", "verdict"), [(0.14, Verdict.aim), (0.29, Verdict.must), (0.31, Verdict.missed)]
+)
+def test_a_measured_step_is_judged_by_its_goals(p50_ms: float, verdict: Verdict) -> None:
+    code = f'print(\'{{"decode": {{"p50_ms": {p50_ms}}}}}\')'
+    (bench,) = (step for step in steps("89-real", "") if step.name == "bench mamba.130m")
+    row = gpu_trt.run_step(Step("bench", (sys.executable, "-c", code), goals=bench.goals))
+    assert (row.verdict, row.measures["step_ms"]) == (verdict, p50_ms)
+    assert row.note == ("beyond the limit: step_ms" if verdict is Verdict.missed else "")
+
+
 def test_a_program_that_is_not_there_is_a_missed_step() -> None:
     row = gpu_trt.run_step(Step("a step", ("/nowhere/program",)))
     assert row.verdict is Verdict.missed
     assert "cannot be run" in row.note
+
+
+@pytest.mark.parametrize(
+    ("define", "installed", "code", "words"),
+    [
+        ("#define TRT_MAJOR_ENTERPRISE 10 //!< major", "10.3.0", 0, '"headers": 10'),
+        ("#define NV_TENSORRT_MAJOR 11", "11.1.0.5", 0, '"headers": 11'),
+        ("#define TRT_MAJOR_ENTERPRISE 10", "11.1.0.5", 1, "TensorRT_ROOT to a release 11"),
+        ("#define NV_TENSORRT_MAJOR 10", "11.1.0.5", 1, "pip install 'tensorrt==10.*'"),
+        ("", "11.1.0.5", 1, "the headers are not found"),
+    ],
+)
+def test_headers_and_package_must_be_of_one_major_version(
+    monkeypatch, tmp_path: Path, capsys, define: str, installed: str, code: int, words: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__=installed))
+    monkeypatch.setattr(versions, "SYSTEM", tmp_path / "system")
+    (tmp_path / "include").mkdir()
+    (tmp_path / "include" / "NvInferVersion.h").write_text(f"{define}\n#define TRT_MINOR 3\n")
+    assert versions.main([str(tmp_path)]) == code
+    assert words in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("cpp", "code"), [("7\n8\n", 0), ("7\n9\n", 1), ("7\n", 1)])

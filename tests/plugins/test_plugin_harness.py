@@ -111,8 +111,19 @@ def test_the_workspace_of_a_build_suffices_for_every_smaller_call(harness: Path)
     assert int(found[2]) > WORKSPACES
 
 
-@pytest.mark.parametrize("changed", ["contract/sizes.h", "kernels/ssd.cuh", "kernels/simd.h"])
-def test_a_timing_cache_notices_other_sources(changed: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "changed",
+    [
+        "plugins/contract/sizes.h",
+        "plugins/kernels/ssd.cuh",
+        "plugins/kernels/simd.h",
+        "plugins/kernels/CMakeLists.txt",
+        "plugins/CMakeLists.txt",
+        "-DCMAKE_CUDA_FLAGS_RELEASE=-lineinfo",
+        "-DCMAKE_CXX_FLAGS=-ffast-math",
+    ],
+)
+def test_a_timing_cache_notices_other_sources_and_options(changed: str, tmp_path: Path) -> None:
     """Measurements of a kernel are found by this name; a header changes what a kernel does."""
     source = tmp_path / "source"
     for name in ("CMakeLists.txt", "cmake", "plugins"):
@@ -122,15 +133,16 @@ def test_a_timing_cache_notices_other_sources(changed: str, tmp_path: Path) -> N
     if (missing := missing_tools() or missing_tensorrt_headers()) is not None:
         skip(missing)
     names = []
-    for _ in range(2):
+    for options in ([], [changed] if changed.startswith("-D") else []):
         command = ["cmake", "-S", source, "-B", tmp_path / "build", "-G", "Ninja"]
         command += ["-DMAMBA_EXPORT_TESTS=ON", f"-DTensorRT_ROOT={TENSORRT}"]
         command += [f"-DMAMBA_EXPORT_{each}=OFF" for each in ("CUDA", "ONNXRUNTIME", "TENSORRT")]
-        subprocess.run(command, check=True, capture_output=True)
+        subprocess.run([*command, *options], check=True, capture_output=True)
         rules = (tmp_path / "build" / "build.ninja").read_text()
         names.append(set(re.findall(r"MAMBA_EXPORT_KERNELS_ID=\S+", rules)))
-        with (source / "plugins" / changed).open("a") as file:
-            file.write("// changed")
+        if not changed.startswith("-D"):
+            with (source / changed).open("a") as file:
+                file.write("\n# changed")
     assert [len(each) for each in names] == [1, 1]
     assert names[0] != names[1]
 
