@@ -26,6 +26,17 @@ bool agree(const Shape& a, const Shape& b) {
 
 }  // namespace
 
+std::string Sizes::described() const {
+  std::string text;
+  if (leading_input_ != nullptr) text = "rows " + std::to_string(rows());
+  for (char letter = 'A'; letter <= 'Z'; ++letter) {
+    if (of_[index(letter)].input == nullptr) continue;
+    text +=
+        (text.empty() ? "" : ", ") + std::string(1, letter) + " " + std::to_string((*this)[letter]);
+  }
+  return text;
+}
+
 std::int64_t Sizes::rows() const {
   std::int64_t rows = 1;
   for (std::size_t i = 0; i < leading_.rank; ++i) rows *= leading_.dims[i];

@@ -27,6 +27,9 @@ class Sizes {
   // inputs.
   void add(const TensorSpec& spec, const Shape& shape);
 
+  // In words, such as "B 2, D 64".
+  std::string described() const;
+
   // Returns the shape of a tensor that has these sizes.
   Shape shape_of(const TensorSpec& spec) const;
 

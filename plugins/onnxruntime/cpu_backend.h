@@ -28,7 +28,7 @@ class CpuBackend {
   }
 
   template <class Params>
-  void run(OrtKernelContext* context, const Params& params) const {
+  void run(OrtKernelContext* context, const char*, const Sizes&, const Params& params) const {
     Threads threads(api_, context);
     run_cpu(params, threads.parallel_for());
     threads.finish();

@@ -25,7 +25,8 @@ class CudaBackend {
   }
 
   template <class Params>
-  void run(OrtKernelContext* context, const Params& params) const {
+  void run(OrtKernelContext* context, const char* op, const Sizes& sizes,
+           const Params& params) const {
     void* stream = nullptr;
     require_ok(api_, api_.KernelContext_GetGPUComputeStream(context, &stream));
     void* workspace = nullptr;
@@ -38,7 +39,9 @@ class CudaBackend {
     // Whoever gets this memory next uses it on the same stream, after these kernels.
     if (workspace != nullptr) require_ok(api_, api_.AllocatorFree(allocator_, workspace));
     if (error != cudaSuccess) {
-      throw Ort::Exception(std::string("CUDA: ") + cudaGetErrorString(error), ORT_EP_FAIL);
+      throw Ort::Exception(
+          std::string(op) + " with " + sizes.described() + ": CUDA: " + cudaGetErrorString(error),
+          ORT_EP_FAIL);
     }
   }
 

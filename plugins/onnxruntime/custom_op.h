@@ -47,7 +47,7 @@ class Kernel {
         throw NodeError(std::string(Op::kName) + ": " + problem);
       }
       tensors.bind_outputs(sizes, &params);
-      backend_.run(context, params);
+      backend_.run(context, Op::kName, sizes, params);
     });
   }
 

@@ -250,7 +250,8 @@ std::int32_t PluginBase::enqueue(const PluginTensorDesc* in, const PluginTensorD
     require_valid(sizes, types);
     const cudaError_t error = launch(sizes, types, {inputs, outputs, workspace}, stream);
     if (error != cudaSuccess) {
-      throw NodeError(std::string(contract_.op) + ": CUDA: " + cudaGetErrorString(error));
+      throw NodeError(std::string(contract_.op) + " with " + sizes.described() +
+                      ": CUDA: " + cudaGetErrorString(error));
     }
     return kOk;
   });

@@ -61,6 +61,17 @@ extern "C" __attribute__((visibility("default"))) int mamba_launch(
   }
 }
 
+// Writes what is wrong with a launch, up to `room` bytes with the 0 at their end: nothing if it is
+// valid.
+extern "C" __attribute__((visibility("default"))) void mamba_launch_problem(
+    const mamba_export::testing::KernelCall* call, void* const* operands, char* to,
+    std::size_t room) {
+  using namespace mamba_export::testing;
+  const std::string problem = std::visit(
+      [](const auto& p) { return mamba_export::validate_launch(p); }, params_of(*call, operands));
+  to[problem.copy(to, room - 1)] = '\0';
+}
+
 // Runs the CPU kernel on operands there. Returns 0, or -1 for a call that makes no sense.
 extern "C" __attribute__((visibility("default"))) int mamba_run_on_cpu(
     const mamba_export::testing::KernelCall* call, void* const* operands) {

@@ -93,6 +93,18 @@ class EmulatedKernels(CudaKernels):
         call = call_of(op, inputs, attributes)
         return int(self._library.mamba_launch(ctypes.byref(call), operands, None, None))
 
+    def problem_of(self, op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> str:
+        """Return what a runtime says of a call before it launches, or nothing."""
+        operands = (ctypes.c_void_p * (len(op.inputs) + len(op.outputs)))()
+        text = ctypes.create_string_buffer(256)
+        self._library.mamba_launch_problem(
+            ctypes.byref(call_of(op, inputs, attributes)),
+            operands,
+            text,
+            ctypes.c_size_t(len(text)),
+        )
+        return text.value.decode()
+
     def take_launches(self) -> list[Launched]:
         """Return what was launched since the last call."""
         room = (_Launch * 64)()

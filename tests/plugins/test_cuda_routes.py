@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -145,29 +146,55 @@ def test_operands_may_lie_anywhere(name: str, kernels: CudaKernels) -> None:
 
 
 INVALID_VALUE = 1  # among CUDA's errors
-# Sizes whose products have no room in the 32 bits of a launch, by the op's base row.
+# Sizes that have no room in a launch's 32 bits, by the op's base row, and what is said of them.
 TOO_LARGE = {
-    "causal_conv1d": {"C": 2**36},
-    "causal_conv1d_update": {"C": 2**36},
-    "selective_scan": {"T": 2**31},
-    "selective_state_update": {"D": 2**34},
-    "ssd_chunk_scan": {"B": 2**32},
-    "ssd_state_update": {"B": 2**32},
-    "add_rms_norm": {"D": 2**31},
-    "gated_rms_norm": {"D": 3 * 2**31},
+    "causal_conv1d": ({"C": 2**36}, r"batch \* channels is \d+, supported are 0 to 34359736320"),
+    "causal_conv1d_update": (
+        {"C": 2**36},
+        r"batch \* channels is \d+, supported are 0 to 34359736320",
+    ),
+    "selective_scan": ({"T": 0x7FFF0001}, "seqlen is 2147418113, supported are 0 to 2147418112"),
+    "selective_state_update": (
+        {"D": 2**34},
+        r"batch \* dim is \d+, supported are 0 to 8589934080",
+    ),
+    "ssd_chunk_scan": ({"B": 2**32}, r"batch \* nheads is \d+, supported are 0 to 2147483647"),
+    "ssd_state_update": ({"B": 2**32}, r"batch \* nheads is \d+, supported are 0 to 2147483647"),
+    "add_rms_norm": ({"D": 2147481600}, "dim is 2147481600, supported are 0 to 2147481599"),
+    "gated_rms_norm": ({"D": 2147481600}, "dim is 2147481600, supported are 0 to 2147481599"),
 }
+
+
+def shapes(case: OpCase) -> list[Tensor]:
+    """Return the inputs without their memory."""
+    return [
+        torch.empty(case.shape(spec), dtype=case.elements()[spec.element].torch, device="meta")
+        for spec in case.op.inputs
+    ]
 
 
 @pytest.mark.parametrize("name", TOO_LARGE)
 def test_what_is_too_large_for_a_launch_is_refused(name: str) -> None:
+    """By the launch, and before it with the reason."""
     kernels = emulated()
-    case = ROWS[f"{name}-base"].but("too_large", "", sizes=TOO_LARGE[name])
-    inputs = [
-        torch.empty(case.shape(spec), dtype=case.elements()[spec.element].torch, device="meta")
-        for spec in case.op.inputs
-    ]
-    assert kernels.launch_on_nothing(case.op, inputs, case.attributes) == INVALID_VALUE
+    sizes, message = TOO_LARGE[name]
+    case = ROWS[f"{name}-base"].but("too_large", "", sizes=sizes)
+    assert re.fullmatch(message, kernels.problem_of(case.op, shapes(case), case.attributes))
+    assert kernels.launch_on_nothing(case.op, shapes(case), case.attributes) == INVALID_VALUE
     assert not kernels.take_launches()
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("selective_scan", {"T": 0x7FFF0000}),
+        ("add_rms_norm", {"D": 2147481599}),
+        ("gated_rms_norm", {"D": 2147481597}),  # three groups
+    ],
+)
+def test_the_largest_sizes_are_not_refused(name: str, sizes: dict[str, int]) -> None:
+    case = ROWS[f"{name}-base"].but("largest", "", sizes=sizes)
+    assert not emulated().problem_of(case.op, shapes(case), case.attributes)
 
 
 CAPTURED = [

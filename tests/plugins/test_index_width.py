@@ -11,13 +11,15 @@ from tests.plugins.programs import build, missing_tools, run
 
 @pytest.mark.slow
 @pytest.mark.parametrize("op", [op.name for op in OPS])
-def test_offsets_of_more_than_32_bits(op: str) -> None:
+@pytest.mark.parametrize("target", ["index_width_test", "simt_index_width_test"])
+def test_offsets_of_more_than_32_bits(target: str, op: str) -> None:
+    """In the kernels that run on this CPU, and in CUDA's on the emulated device."""
     missing = missing_tools()
     if missing is not None:
         pytest.skip(missing)
-    isa = native_library().cpu_isa or "portable"
-    program = build("release", ["index_width_test"])["index_width_test"]
-    code, output = run(program, "--op", op, "--isa", isa)
+    simt = target.startswith("simt")
+    isa = "simt" if simt else native_library().cpu_isa or "portable"
+    code, output = run(build("release", [target])[target], "--op", op, "--isa", isa)
     assert code == 0, output
     assert f"{op} " in output
     assert output.endswith("rows=1 passed\n")

@@ -53,6 +53,9 @@ struct Launched {
 // From now on writes down every launch in `log`; null: nowhere.
 void log_launches(std::vector<Launched>* log);
 
+// From now on runs no blocks of a grid but the first and the last `count`.
+void run_outer_blocks(unsigned count);
+
 // The block's dynamic shared memory; like the static one full of NaN when a block starts.
 void* shared_memory();
 
