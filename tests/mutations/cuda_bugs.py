@@ -315,6 +315,13 @@ CUDA = [
         "return at_least(fastest, -A);",
     ),
     bug(
+        "decays are ordinary where they underflow",
+        "cuda_device.cuh",
+        "rows:SelectiveScan",
+        "kOrdinaryExponent = 125.0f",
+        "kOrdinaryExponent = 140.0f",
+    ),
+    bug(
         "an infinite input reaches states that do not exist",
         _SCAN,
         "rows:SelectiveScan",

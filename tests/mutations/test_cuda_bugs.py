@@ -79,7 +79,14 @@ def test_a_seeded_bug_is_caught(entry: Bug, tmp_path: Path) -> None:
     assert is_caught(code, output), output
 
 
-@pytest.mark.parametrize("check", ["fuzz:SelectiveStateUpdate", "rows:SelectiveStateUpdate"])
+@pytest.mark.parametrize(
+    "check",
+    [
+        "fuzz:SelectiveStateUpdate",
+        "rows:SelectiveStateUpdate",
+        pytest.param("rows:SelectiveScan", marks=pytest.mark.slow),
+    ],
+)
 def test_an_unchanged_copy_passes(check: str, tmp_path: Path) -> None:
     code, output = run_check(check, None, tmp_path)
     assert code == 0, output

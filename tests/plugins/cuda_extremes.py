@@ -121,6 +121,12 @@ EXTREMES = [
         "in one token, and not in the next",
         (("dt", (0, slice(0, None, 7), FAST), 60.0),),
     ),
+    Extreme(
+        "decays_of_2^-130",
+        "less than the exponent of a normal number holds",
+        (("dt", (0, ALL, FAST), 0.0), ("A", (FAST,), -30.0)),
+        _PLAIN,
+    ),
     Extreme("zero_A", "nothing is forgotten", (("A", (BOTH,), 0.0),)),
     Extreme(
         "zero_A_infinite_dt",
