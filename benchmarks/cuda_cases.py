@@ -24,6 +24,10 @@ from benchmarks.make_checkpoint import tensors_of
 MAMBA2_2_7B = replace(MAMBA_2_8B, family="mamba2", vocab_size=50288, dstate=128)
 
 
+CHUNK = 64
+"""Tokens whose products are counted together; a kernel with longer chunks does more of them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class FloorsCase(Case):
     """What this device can do at best, beside which the rest is seen."""
@@ -57,6 +61,23 @@ class CudaKernelCase(Case):
             channels += 2 * shape.ngroups * shape.dstate
         heads = {"H": shape.nheads, "P": shape.headdim}
         return sizes | {"D": shape.dim, "C": channels} | heads
+
+    def product_flop(self) -> float:
+        """Return what matrix units do of it, if it is the chunked scan, in chunks of ``CHUNK``.
+
+        Half of the products within a chunk are with tokens that are still to come.
+        """
+        if self.op != "ssd_chunk_scan" or self.seqlen is None:
+            return 0.0
+        shape = self.shape
+        within = CHUNK * (shape.ngroups * shape.dstate + shape.dim)
+        return float(self.batch * self.seqlen * (within + 4 * shape.dstate * shape.dim))
+
+    def exponentials(self) -> float:
+        """Return those of a selective scan: one a state, and softplus and SiLU of a channel."""
+        if self.op != "selective_scan" or self.seqlen is None:
+            return 0.0
+        return float(self.batch * self.seqlen * self.shape.dim * (self.shape.dstate + 4))
 
 
 @dataclass(frozen=True, kw_only=True)
