@@ -107,16 +107,32 @@ class CudaSpeedCase(Case):
         makes of it: all float16 but a float32 recurrent state.
         """
         shape = self.shape
-        tensors = tensors_of(shape)
-        weights = 2 * sum(math.prod(size) for size in tensors.values())
-        mixer = "backbone.layers.0.mixer"
-        projected, _ = tensors[f"{mixer}.in_proj.weight"]
-        channels = tensors[f"{mixer}.conv1d.weight"][0]
-        state = 4 * shape.dim * shape.dstate + 2 * channels * (shape.d_conv - 1)
+        projected, _ = tensors_of(shape)["backbone.layers.0.mixer.in_proj.weight"]
         tokens = self.batch * max(self.seqlens)
-        return (
-            weights + shape.n_layer * self.batch * state + 2 * tokens * (shape.d_model + projected)
+        return self._weight_bytes() + self._state_bytes() + 2 * tokens * (shape.d_model + projected)
+
+    def step_bytes(self) -> int:
+        """Return what a step moves at least: weights once, states there and back."""
+        return self._weight_bytes() + 2 * self._state_bytes()
+
+    def prompt_flop(self, seqlen: int) -> int:
+        """Return what a prompt's linear layers compute; the logits are the last token's alone."""
+        linear = sum(
+            math.prod(size)
+            for name, size in tensors_of(self.shape).items()
+            if name.endswith("_proj.weight")
         )
+        head = self.shape.vocab_size * self.shape.d_model
+        return 2 * self.batch * (seqlen * linear + head)
+
+    def _weight_bytes(self) -> int:
+        return 2 * sum(math.prod(size) for size in tensors_of(self.shape).values())
+
+    def _state_bytes(self) -> int:
+        shape = self.shape
+        channels = tensors_of(shape)["backbone.layers.0.mixer.conv1d.weight"][0]
+        state = 4 * shape.dim * shape.dstate + 2 * channels * (shape.d_conv - 1)
+        return shape.n_layer * self.batch * state
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import statistics
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from benchmarks.cuda.device import problem
 from benchmarks.cuda_cases import FloorsCase
 from benchmarks.report import Row, Verdict, one_line
 from benchmarks.setup import Setup
+from benchmarks.worker import output_of
 
 COPIED = 1 << 30
 """Bytes of a buffer: twenty times an L2 cache."""
@@ -108,6 +110,17 @@ def _node_seconds() -> float:
     return _seconds(graph.replay) / NODES
 
 
+@functools.cache
+def floors_apart() -> Floors:
+    """Measure all rates in a process of its own, which leaves the device's memory to others.
+
+    Raises:
+        WorkerError: it failed, or took too long; the next call tries again.
+    """
+    text = output_of([sys.executable, "-m", "benchmarks.cuda.floors"])
+    return Floors(**json.loads(text.splitlines()[-1]))
+
+
 def rate(amount: float, seconds: float) -> float:
     """Return how much is done a second."""
     return amount / seconds
@@ -128,3 +141,7 @@ def _seconds(launch: Callable[[], object]) -> float:
         events.append((start, end))
     torch.cuda.synchronize()
     return float(statistics.median(start.elapsed_time(end) for start, end in events)) / 1e3
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(floors())))
