@@ -24,6 +24,10 @@ from benchmarks.make_checkpoint import tensors_of
 MAMBA2_2_7B = replace(MAMBA_2_8B, family="mamba2", vocab_size=50288, dstate=128)
 
 
+CHUNK = 64
+"""Tokens whose products are counted together; a kernel with longer chunks does more of them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class FloorsCase(Case):
     """What this device can do at best, beside which the rest is seen."""
@@ -58,6 +62,23 @@ class CudaKernelCase(Case):
         heads = {"H": shape.nheads, "P": shape.headdim}
         return sizes | {"D": shape.dim, "C": channels} | heads
 
+    def product_flop(self) -> float:
+        """Return what matrix units do of it, if it is the chunked scan, in chunks of ``CHUNK``.
+
+        Half of the products within a chunk are with tokens that are still to come.
+        """
+        if self.op != "ssd_chunk_scan" or self.seqlen is None:
+            return 0.0
+        shape = self.shape
+        within = CHUNK * (shape.ngroups * shape.dstate + shape.dim)
+        return float(self.batch * self.seqlen * (within + 4 * shape.dstate * shape.dim))
+
+    def exponentials(self) -> float:
+        """Return those of a selective scan: one a state, and softplus and SiLU of a channel."""
+        if self.op != "selective_scan" or self.seqlen is None:
+            return 0.0
+        return float(self.batch * self.seqlen * self.shape.dim * (self.shape.dstate + 4))
+
 
 @dataclass(frozen=True, kw_only=True)
 class CudaSpeedCase(Case):
@@ -86,16 +107,32 @@ class CudaSpeedCase(Case):
         makes of it: all float16 but a float32 recurrent state.
         """
         shape = self.shape
-        tensors = tensors_of(shape)
-        weights = 2 * sum(math.prod(size) for size in tensors.values())
-        mixer = "backbone.layers.0.mixer"
-        projected, _ = tensors[f"{mixer}.in_proj.weight"]
-        channels = tensors[f"{mixer}.conv1d.weight"][0]
-        state = 4 * shape.dim * shape.dstate + 2 * channels * (shape.d_conv - 1)
+        projected, _ = tensors_of(shape)["backbone.layers.0.mixer.in_proj.weight"]
         tokens = self.batch * max(self.seqlens)
-        return (
-            weights + shape.n_layer * self.batch * state + 2 * tokens * (shape.d_model + projected)
+        return self._weight_bytes() + self._state_bytes() + 2 * tokens * (shape.d_model + projected)
+
+    def step_bytes(self) -> int:
+        """Return what a step moves at least: weights once, states there and back."""
+        return self._weight_bytes() + 2 * self._state_bytes()
+
+    def prompt_flop(self, seqlen: int) -> int:
+        """Return what a prompt's linear layers compute; the logits are the last token's alone."""
+        linear = sum(
+            math.prod(size)
+            for name, size in tensors_of(self.shape).items()
+            if name.endswith("_proj.weight")
         )
+        head = self.shape.vocab_size * self.shape.d_model
+        return 2 * self.batch * (seqlen * linear + head)
+
+    def _weight_bytes(self) -> int:
+        return 2 * sum(math.prod(size) for size in tensors_of(self.shape).values())
+
+    def _state_bytes(self) -> int:
+        shape = self.shape
+        channels = tensors_of(shape)["backbone.layers.0.mixer.conv1d.weight"][0]
+        state = 4 * shape.dim * shape.dstate + 2 * channels * (shape.d_conv - 1)
+        return shape.n_layer * self.batch * state
 
 
 @dataclass(frozen=True, kw_only=True)

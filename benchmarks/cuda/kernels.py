@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.cases import Goal
 from benchmarks.comparison import spread
 from benchmarks.cuda.device import problem
-from benchmarks.cuda.floors import floors
+from benchmarks.cuda.floors import Floors, floors
 from benchmarks.cuda_cases import CudaKernelCase
 from benchmarks.peers.cuda_kernels import PEERS, TUNED, TimedPeer
 from benchmarks.peers.found import Skip
@@ -31,6 +31,8 @@ BUILT = ROOT / "build" / "cuda" / "plugins" / "tests" / "libmamba_kernel_library
 """Where `make gpu` and the tests build it."""
 
 OURS = "ours"
+RATES = {"of_copy": "copy bandwidth", "of_gemm": "products", "of_exp": "exponentials"}
+"""What the shares among the measures are of."""
 SLOW_S = 900.0
 """What must be left of a budget for a peer that compiles for minutes."""
 
@@ -61,17 +63,21 @@ def operand_bytes(tensors: Sequence[Tensor]) -> int:
     return sum(tensor.nbytes for tensor in tensors)
 
 
-def figures(case: CudaKernelCase, seconds: float, moved: int, copy_gbps: float) -> dict[str, float]:
+def figures(case: CudaKernelCase, seconds: float, moved: int, limits: Floors) -> dict[str, float]:
     """Return the measures of our side.
 
     Args:
         case: what was launched.
         seconds: of a launch.
         moved: bytes, at least.
-        copy_gbps: what a copy moves a nanosecond.
+        limits: of the device.
     """
     found = {"ours_us": round(1e6 * seconds, 3)}
-    found["of_copy"] = round(moved / seconds / (1e9 * copy_gbps), 3)
+    found["of_copy"] = round(moved / seconds / (1e9 * limits.copy_gbps), 3)
+    if flop := case.product_flop():
+        found["of_gemm"] = round(flop / seconds / (1e12 * limits.gemm_tflops), 3)
+    if limits.exp_gops is not None and (count := case.exponentials()):
+        found["of_exp"] = round(count / seconds / (1e9 * limits.exp_gops), 3)
     if case.seqlen is not None:
         found["ns_per_token"] = round(1e9 * seconds / (case.batch * case.seqlen), 3)
     return found
@@ -79,7 +85,7 @@ def figures(case: CudaKernelCase, seconds: float, moved: int, copy_gbps: float) 
 
 def note(measures: Mapping[str, float]) -> str:
     """Return the figures that have no column in the table."""
-    said = [f"{measures['of_copy']:.0%} of copy bandwidth"]
+    said = [f"{measures[name]:.0%} of {rate}" for name, rate in RATES.items() if name in measures]
     if "ns_per_token" in measures:
         said.append(f"{measures['ns_per_token']:g} ns a token")
     return ", ".join(said)
@@ -149,7 +155,7 @@ def _measured(
         "bytes": moved,
         "floors": asdict(limits),
     }
-    measures = figures(case, spread(ours).median, moved, limits.copy_gbps)
+    measures = figures(case, spread(ours).median, moved, limits)
     alone = {
         **about,
         "parity": {"ours": errors},

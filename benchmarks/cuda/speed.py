@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from benchmarks.cases import Goal
 from benchmarks.comparison import Blocks, spread
 from benchmarks.cuda.clocks import Pace, slowed
 from benchmarks.cuda.device import problem, runtime_problem
+from benchmarks.cuda.floors import Floors, floors_apart
 from benchmarks.cuda_cases import CudaSpeedCase
 from benchmarks.models import checkpoint, device_artifact
 from benchmarks.peers import mamba_ssm_generate, transformers_cuda
@@ -95,7 +97,7 @@ def run(case: CudaSpeedCase, setup: Setup) -> list[Row]:
         # Peers that can do what ours cannot are measured all the same: that is the finding.
         rows += _unmeasured(case, [OURS], Verdict.missed, mine.reason)
     else:
-        rows += _own_rows(case, mine, pace, about)
+        rows += _own_rows(case, mine, _floors(), pace, about)
     for name, version in versions.items():
         theirs = sides[name]
         if isinstance(theirs, Skip):
@@ -228,23 +230,60 @@ def _seconds(speeds: Sequence[CudaSpeed], seqlen: int | None) -> Blocks:
 
 
 def _own_rows(
-    case: CudaSpeedCase, mine: Sequence[CudaSpeed], pace: Pace, about: Mapping[str, object]
+    case: CudaSpeedCase,
+    mine: Sequence[CudaSpeed],
+    limits: Floors | None,
+    pace: Pace,
+    about: Mapping[str, object],
 ) -> list[Row]:
     rows = []
     for phase, seqlen in _phases(case):
         blocks = _seconds(mine, seqlen)
         milliseconds = 1e3 * spread(blocks).median
         measures = {"ours_ms": round(milliseconds, 4)}
-        goals, note = _step_goals(case), ""
+        goals, notes = _step_goals(case), []
         if seqlen is None:
             measures["step_ms"] = measures["ours_ms"]
         else:
             measures["us_per_token"] = round(1e3 * milliseconds / (case.batch * seqlen), 3)
-            goals, note = {}, f"{measures['us_per_token']:.3g} µs a token"
-        record = {**about, "seqlen": seqlen, "ours_s": asdict(spread(blocks))}
+            goals, notes = {}, [f"{measures['us_per_token']:.3g} µs a token"]
+        if limits is not None:
+            name, of, least_s = least_seconds(case, seqlen, limits)
+            measures[name] = round(1e3 * least_s / milliseconds, 3)
+            notes.append(f"{measures[name]:.0%} of {of}")
+        record = {
+            **about,
+            "seqlen": seqlen,
+            "ours_s": asdict(spread(blocks)),
+            "floors": None if limits is None else asdict(limits),
+        }
+        note = ", ".join(notes)
         row = judged_row("", OURS, measures, goals=goals, disturbance=pace, about=record, note=note)
         rows.append(_named(case, phase, row))
     return rows
+
+
+def least_seconds(
+    case: CudaSpeedCase, seqlen: int | None, limits: Floors
+) -> tuple[str, str, float]:
+    """Return the measure and the words for the share of a floor, and the seconds that it allows.
+
+    Args:
+        case: what was measured.
+        seqlen: of a prompt, or None for a step.
+        limits: of the device.
+    """
+    if seqlen is None:
+        return "of_read", "read bandwidth", case.step_bytes() / (1e9 * limits.read_gbps)
+    return "of_gemm", "products", case.prompt_flop(seqlen) / (1e12 * limits.gemm_tflops)
+
+
+def _floors() -> Floors | None:
+    try:
+        return floors_apart()
+    except WorkerError as error:
+        print(f"no floors beside whole models: {error}", file=sys.stderr)
+        return None
 
 
 def _peer_rows(

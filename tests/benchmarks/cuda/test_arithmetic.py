@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from benchmarks.cuda import kernels, turns
 from benchmarks.cuda.agreement import SAME_FUNCTION, disagreement, distance, other_function
-from benchmarks.cuda.floors import rate
+from benchmarks.cuda.floors import Floors, rate
 from benchmarks.cuda.inputs import ATTRIBUTES, draw, in_float32, op_named
 from benchmarks.cuda.kernel_library import call_of
 from benchmarks.cuda_cases import CUDA, CudaKernelCase
@@ -97,9 +98,20 @@ def test_a_turn_has_many_replays_but_no_long_time(seconds: float, count: int) ->
 def test_figures_of_a_kernel() -> None:
     case = next(c for c in CUDA if c.name == "kernel.ssd_chunk_scan.b8.t2048")
     assert isinstance(case, CudaKernelCase)
-    found = kernels.figures(case, 8 * 2048 * 15e-9, moved=491_520_000, copy_gbps=4000)
-    assert found == {"ours_us": 245.76, "of_copy": 0.5, "ns_per_token": 15.0}
-    assert kernels.note(found) == "50% of copy bandwidth, 15 ns a token"
+    limits = Floors(4000, 4100, gemm_tflops=500, exp_gops=4000, node_us=1.5)
+    found = kernels.figures(case, 8 * 2048 * 15e-9, moved=491_520_000, limits=limits)
+    # A token: 64 (128 + 5120) products within a chunk, and four of 128 x 5120 with its state.
+    products = round((64 * 5248 + 4 * 128 * 5120) / 15e-9 / 500e12, 3)
+    expected = {"ours_us": 245.76, "of_copy": 0.5, "of_gemm": products, "ns_per_token": 15.0}
+    assert found == expected
+    assert kernels.note(found) == "50% of copy bandwidth, 39% of products, 15 ns a token"
+    scan = next(c for c in CUDA if c.name == "kernel.selective_scan.b1.t2048")
+    assert isinstance(scan, CudaKernelCase)
+    found = kernels.figures(scan, 2048 * 32e-9, moved=1, limits=limits)
+    assert found["of_exp"] == 0.8  # 5120 x 20 a token
+    assert "of_gemm" not in found
+    unknown = replace(limits, exp_gops=None)
+    assert "of_exp" not in kernels.figures(scan, 1.0, moved=1, limits=unknown)
     assert rate(2 * 2**30, 0.5e-3) == pytest.approx(4.295e12, rel=1e-3)
 
 

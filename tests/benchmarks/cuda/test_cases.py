@@ -80,6 +80,16 @@ def test_the_least_memory_is_that_of_weights_states_and_the_longest_prompt() -> 
     assert case.least_bytes() < 139 * 2**30, "on the largest of today's devices it is tried"
 
 
+def test_the_floor_of_a_step_is_bytes_and_that_of_a_prompt_products() -> None:
+    case = next(case for case in SPEEDS if case.name == "speed.mamba2.2.7b.b64")
+    # As the design has them: 5.405 GB of weights, 167.8 and 2.06 MB of states a row.
+    assert case.step_bytes() == pytest.approx(5.405e9 + 2 * 64 * 169.9e6, rel=0.003)
+    head = 50288 * 2560
+    assert case.prompt_flop(512) == pytest.approx(
+        2 * 64 * (512 * (2.703e9 - head) + head), rel=0.003
+    )
+
+
 def test_goals_come_first_and_the_slowest_peer_last() -> None:
     """A budget leaves out the last ones."""
     judged = [index for index, case in enumerate(CUDA) if case.goals or has_goals(case)]

@@ -92,7 +92,7 @@ def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
     monkeypatch.setattr(FakeKernels, "factor", 1.0)
     monkeypatch.setattr(FakeCaptured, "made", 0)
     monkeypatch.setattr(kernels, "problem", lambda: None)
-    monkeypatch.setattr(kernels, "floors", lambda: Floors(4000.0, 4100.0, 700.0))
+    monkeypatch.setattr(kernels, "floors", lambda: Floors(4000.0, 4100.0, 700.0, 3800.0, 1.5))
     monkeypatch.setattr(kernel_library, "CudaKernels", FakeKernels)
     monkeypatch.setattr(turns, "Captured", FakeCaptured)
     monkeypatch.setattr(turns, "rotations", lambda moved, cache: 3)

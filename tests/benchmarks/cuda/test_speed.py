@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 from benchmarks import cuda_suite, nvidia_smi
 from benchmarks.cases import Goal, at_least
 from benchmarks.cuda import speed
+from benchmarks.cuda.floors import Floors, floors_apart
 from benchmarks.cuda_cases import CudaSpeedCase
 from benchmarks.peers.cuda_speed import CudaSpeed, dump_speed
 from benchmarks.peers.found import Peer, Skip
@@ -36,6 +37,7 @@ OURS = {
     "prefill": [{"seqlen": 16, "seconds": [0.01, 0.01]}, {"seqlen": 32, "seconds": [0.02]}],
     "decode": {"seconds": [0.001] * 4},
 }
+LIMITS = Floors(4000, read_gbps=4, gemm_tflops=0.01, exp_gops=None, node_us=1.5)
 HERE = Peer("1.0")
 THEIRS = CudaSpeed({16: (0.02,) * 3, 32: (0.04,) * 3}, (0.002,) * 3)
 
@@ -65,6 +67,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     monkeypatch.setattr(speed, "checkpoint", lambda shape, work, dtype: Path("checkpoint"))
     monkeypatch.setattr(speed, "device_artifact", lambda source, work: Path("artifact"))
     monkeypatch.setattr(speed, "output_of", output_of)
+    monkeypatch.setattr(speed, "floors_apart", lambda: LIMITS)
     return ran
 
 
@@ -81,7 +84,12 @@ def test_a_row_for_each_phase_and_side(commands: list[list[str]], tmp_path: Path
     rows = rows_of(Setup(tmp_path))
     step = rows["decode", "ours"]
     assert (step.measures["step_ms"], step.verdict) == (pytest.approx(1), Verdict.must)
+    assert step.measures["of_read"] == round(CASE.step_bytes() / 4e9 / 0.001, 3) > 0.01
+    assert step.note.endswith("of read bandwidth")
+    assert step.about["floors"] == asdict(LIMITS)
     prefill = rows["prefill_32", "ours"]
+    assert prefill.measures["of_gemm"] == round(CASE.prompt_flop(32) / 1e10 / 0.02, 3) > 0.01
+    assert prefill.note.endswith("of products")
     assert prefill.measures["us_per_token"] == pytest.approx(312.5)
     decode = rows["decode", "good 1.0"]
     assert (decode.measures["ratio"], decode.verdict) == (pytest.approx(2), Verdict.must)
@@ -90,6 +98,30 @@ def test_a_row_for_each_phase_and_side(commands: list[list[str]], tmp_path: Path
     assert rows[CASE.name, "absent"].verdict is Verdict.skipped
     broken = rows[CASE.name, "broken"]
     assert (broken.verdict, broken.note) == (Verdict.not_run, "exit 1: no such device")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_floors_are_measured_once_and_apart(
+    fails: bool, commands: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    def output_of(command: list[str]) -> str:
+        asked.append(command)
+        if fails:
+            raise WorkerError("exit 1: no such device")
+        return f"a warning\n{json.dumps(asdict(LIMITS))}\n"
+
+    floors_apart.cache_clear()
+    monkeypatch.setattr(speed, "floors_apart", floors_apart)
+    monkeypatch.setattr("benchmarks.cuda.floors.output_of", output_of)
+    for _ in range(2):
+        rows = rows_of(Setup(tmp_path, peer="none"))
+        assert ("of_read" in rows["decode", "ours"].measures) == (not fails)
+        assert rows["decode", "ours"].measures["step_ms"] == pytest.approx(1)
+    assert len(asked) == (2 if fails else 1)
+    assert asked[0][1:] == ["-m", "benchmarks.cuda.floors"]
+    floors_apart.cache_clear()
 
 
 def test_parity_comes_first_and_sides_take_turns(commands: list[list[str]], tmp_path: Path) -> None:
@@ -186,7 +218,7 @@ def test_a_device_that_was_held_back_is_not_judged(
     assert set(judged) == {("decode", "ours"), ("decode", "good 1.0"), ("prefill_32", "good 1.0")}
     for row in judged.values():
         assert row.verdict is Verdict.disturbed
-        assert row.note == "the device was throttled: software thermal slowdown"
+        assert row.note.endswith("the device was throttled: software thermal slowdown")
         assert row.about["device"][0] == hot  # type: ignore[index]
 
 
