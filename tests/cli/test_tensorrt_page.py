@@ -24,7 +24,7 @@ PROGRAMS = {
 
 def blocks(section: str) -> list[str]:
     """Return the blocks of commands of a section."""
-    (text,) = re.findall(rf"^## {section}$(.*?)(?=^## )", PAGE, re.MULTILINE | re.DOTALL)
+    (text,) = re.findall(rf"^## {re.escape(section)}$(.*?)(?=^## )", PAGE, re.MULTILINE | re.DOTALL)
     return re.findall(r"^```\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
