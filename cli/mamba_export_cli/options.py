@@ -243,7 +243,12 @@ MaxBatchOpt = Annotated[int, typer.Option("--max-batch", help="Rows at most.")]
 OptBatchOpt = Annotated[int, typer.Option("--opt-batch", help="Rows that it is tuned for.")]
 MaxSeqlenOpt = Annotated[int, typer.Option("--max-seqlen", help="Tokens of a prefill at most.")]
 OptSeqlenOpt = Annotated[
-    int, typer.Option("--opt-seqlen", help="Tokens of a prefill that it is tuned for.")
+    int | None,
+    typer.Option(
+        "--opt-seqlen",
+        help="Tokens of a prefill that it is tuned for.",
+        show_default="512, or --max-seqlen if that is less",
+    ),
 ]
 EngineLogitsOpt = Annotated[
     LogitsName,

@@ -11,7 +11,7 @@ from mamba_export.engine.callbacks import complaints
 from mamba_export.engine.options import EngineOptions, Range
 from mamba_export.engine.runtimes import EngineRuntime, TensorRT
 from mamba_export.engine.timing_cache import TimingCache
-from mamba_export.errors import EngineError
+from mamba_export.errors import CapabilityError, EngineError
 
 IDS_AXES = ("batch", "seqlen")
 """Names of the leading axes of every input; only these two have no fixed size."""
@@ -143,10 +143,24 @@ def _set_capabilities(setting: _Settings, options: EngineOptions) -> None:
     if not wanted:
         return
     tensorrt = setting.tensorrt
-    members = [
-        tensorrt.member("ComputeCapability", f"SM{each.replace('.', '')}", option)
-        for each in wanted
-    ]
+    kind = getattr(tensorrt.module, "ComputeCapability", None)
+    if kind is None:
+        raise tensorrt.lacks(
+            option, "ComputeCapability", "none: it builds for the GPU that is here"
+        )
+    named = {name: value for name, value in kind.__members__.items() if name.startswith("SM")}
+    known = {f"{name[2:-1]}.{name[-1]}": value for name, value in named.items()}
+    for each in wanted:
+        if each not in known:
+            raise CapabilityError(
+                f"{tensorrt.title} does not build for GPUs of compute capability {each}",
+                "choose capabilities that it has, or build with --runtime tensorrt on that GPU",
+                code="engine.capability",
+                option=option,
+                expected=", ".join(known),
+                found=each,
+            )
+    members = [known[each] for each in wanted]
     setting.attribute("num_compute_capabilities", len(members), option)
     for index, member in enumerate(members):
         setting.call(option, partial(setting.config.set_compute_capability, member, index))

@@ -91,6 +91,8 @@ def load_runtime(runtime: EngineRuntime, version: str | None = None) -> TensorRT
     """
     package = _INSTALL[runtime.value] if version is None else f"{runtime.value}=={version}"
     fix = f"pip install '{package}'"
+    if runtime is EngineRuntime.tensorrt and version is None:
+        fix += ", or choose --runtime tensorrt_rtx, which needs no GPU to build for one"
     try:
         module = importlib.import_module(runtime.value)
         found = str(module.__version__)

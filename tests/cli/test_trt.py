@@ -9,7 +9,9 @@ import pytest
 
 from mamba_export.engine.device import CudaDevice
 from mamba_export.engine.directory import Engine
+from mamba_export.engine.options import EngineOptions
 from mamba_export.engine.runtimes import EngineRuntime, TensorRT
+from mamba_export.errors import EngineError
 from tests.engine.builder_stand_in import VERSION, BuilderStandIn
 from tests.exported import Exports
 
@@ -117,6 +119,21 @@ def test_a_directory_that_is_no_engine_is_not_replaced(cli, source: Path, tmp_pa
 
 
 def test_options_that_contradict_each_other(cli, source: Path, tmp_path: Path) -> None:
-    failed = cli("trt", source, "-o", tmp_path / "e", "--max-seqlen", 8)
+    failed = cli("trt", source, "-o", tmp_path / "e", "--max-seqlen", 8, "--opt-seqlen", 9)
     assert failed.code == 2
     assert "opt_seqlen" in failed.stderr
+
+
+@pytest.mark.parametrize(("given", "tuned"), [([], 512), (["--max-seqlen", 8], 8)])
+def test_the_tuned_length_is_never_above_the_longest(
+    cli, source: Path, tmp_path: Path, monkeypatch, given: list[object], tuned: int
+) -> None:
+    seen: list[int] = []
+
+    def build(*_: object, options: EngineOptions, **__: object) -> None:
+        seen.append(options.opt_seqlen)
+        raise EngineError("enough", "none", code="engine.build")
+
+    monkeypatch.setattr("mamba_export.build_engine", build)
+    assert "enough" in cli("trt", source, "-o", tmp_path / "e", *given).stderr
+    assert seen == [tuned]

@@ -130,7 +130,7 @@ def test_a_signal_ends_the_build(
     ("changes", "error", "code", "says"),
     [
         ({"compute_capabilities": ()}, CapabilityError, "engine.no_device", "--compute-capability"),
-        ({"compute_capabilities": ("9.0",)}, CapabilityError, "engine.option", "leave --compute"),
+        ({"compute_capabilities": ("9.0",)}, CapabilityError, "engine.capability", "that it has"),
         ({"hardware": "ampere_plus"}, CapabilityError, "engine.option", "leave --hardware out"),
         (
             {"plugins_in_engine": True, "version_compatible": True},
