@@ -78,7 +78,8 @@ BODIES = [
         _CONV,
         f"{_BODY_CONV}-ragged",
         "body.newest_columns(op, window, width, seqlens)",
-        "body.newest_columns(op, window, width, op.Expand(seqlen, op.Shape(seqlens)))",
+        "body.newest_columns(op, window, width, "
+        "op.Expand(op.Shape(x, start=1, end=2), op.Shape(seqlens)))",
     ),
     bug(
         "42 taps reversed",
@@ -91,8 +92,8 @@ BODIES = [
         "43 window one token early",
         _CONV,
         f"{_BODY_CONV}-base",
-        "op.Slice(wide, [k], op.Add(seqlen, [k]), [1])",
-        "op.Slice(wide, [max(k - 1, 0)], op.Add(seqlen, [max(k - 1, 0)]), [1])",
+        "op.Slice(wide, [k], [end], [1])",
+        "op.Slice(wide, [max(k - 1, 0)], [max(k - 1, 0) + 1 - MAX_WIDTH], [1])",
     ),
     bug(
         "short filters extended on the new side",
@@ -119,8 +120,8 @@ BODIES = [
         "44 conv_state not advanced by a step",
         _CONV_STEP,
         "body:causal_conv1d_update-base",
-        "op.Slice(window, [1], op.Shape(weight, start=1, end=2), [2])",
-        "op.Slice(window, [0], op.Sub(op.Shape(weight, start=1, end=2), [1]), [2])",
+        "op.Slice(window, [1], [2**62], [2])",
+        "op.Slice(window, [0], [-1], [2])",
     ),
     bug(
         "29 y from the old state",
@@ -252,8 +253,8 @@ BODIES = [
         "64 last chunk missing in the state",
         _SSD,
         f"{_BODY_SSD}-base",
-        "final = op.Slice(states, chunks, [2**62], [3])",
-        "final = op.Slice(states, op.Sub(chunks, [1]), chunks, [3])",
+        "final = op.Slice(states, [-1], [2**62], [3])",
+        "final = op.Slice(states, [-2], [-1], [3])",
     ),
     bug(
         "65 tail padded without zeroing dt",

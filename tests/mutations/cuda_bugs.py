@@ -28,13 +28,6 @@ CUDA = [
         "(first - (K - 2) + k) * p.channels",
     ),
     bug(
-        "a tile is read before it is there",
-        _SCAN,
-        "fuzz:SelectiveScan",
-        "    __syncthreads();\n    fetch_rows(tile + tokens);",
-        "    fetch_rows(tile + tokens);",
-    ),
-    bug(
         "reverse forgotten for B and C",
         _SCAN,
         "fuzz:SelectiveScan",
