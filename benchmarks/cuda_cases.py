@@ -292,17 +292,13 @@ def _long(name: str, shape: Shape, batch: int, seqlen: int) -> CudaSpeedCase:
 
 def _transformers(name: str, shape: Shape, batch: int, seqlen: int) -> CudaSpeedCase:
     first = seqlen == min(PROMPTS)
-    return CudaSpeedCase(
+    return replace(
+        _long(name, shape, batch, seqlen),
         name=f"speed.{name}.b{batch}.t{seqlen}.transformers",
-        about=f"{_about(shape, batch)}, prompts of {seqlen}",
-        shape=shape,
-        batch=batch,
-        seqlens=(seqlen,),
         peers=("transformers",),
         steps=32 if first else 2,
         decode=first,
         blocks=2,
-        short_layers=_few_layers(shape),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Literal, NamedTuple, Protocol
 
@@ -101,12 +102,12 @@ class Session(Protocol):
     def __exit__(self, *exception: object) -> None: ...
 
 
-class ClosedAtExit:
+class ClosedAtExit(ABC):
     """What makes a session a context manager."""
 
+    @abstractmethod
     def close(self) -> None:
         """See :meth:`Session.close`."""
-        raise NotImplementedError
 
     def __enter__(self) -> Self:
         return self

@@ -370,6 +370,7 @@ class TestDecomposeRMSNormalization:
         for i, node in enumerate(graph.graph):
             node.name = f"/norm.{i}"
         DecomposeRMSNormalizationPass()(graph)
+        assert kinds(graph)["Sqrt"] == 2
         x = random(3, 2)
         truth = x
         for epsilon in (0.5, 2.0):

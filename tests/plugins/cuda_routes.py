@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -88,18 +89,22 @@ _LANES, _STEP = ("scan_over_lanes",), ("update",)
 _ONE_PROCESSOR = {"processors": 1}
 
 
-def _scan(
+def _sequence(
+    op: str,
+    base: dict[str, int],
     name: str,
     why: str,
     kernels: tuple[str, ...],
-    *,
     sizes: dict[str, int],
+    *,
     seqlens: tuple[int, ...] | None = None,
     **options: Any,
 ) -> Route:
-    case = _row("selective_scan", name, why, sizes={"B": 1, **sizes}, seqlens=seqlens)
+    case = _row(op, name, why, sizes={**base, **sizes}, seqlens=seqlens)
     return Route(case, kernels, **options)
 
+
+_scan = partial(_sequence, "selective_scan", {"B": 1})
 
 _SCANS = [
     _scan("short", "lanes over time would idle", _WALK, sizes={"B": 2, "T": 31}),
@@ -168,18 +173,7 @@ _MATRICES, _SPLIT_MATRICES = ("scan_chunks",), ("scan_chunks", "join", "scan_chu
 _WIDE = {"B": 1, "H": 2, "G": 1, "P": 16, "N": 16}
 
 
-def _ssd(
-    name: str,
-    why: str,
-    kernels: tuple[str, ...],
-    sizes: dict[str, int],
-    *,
-    seqlens: tuple[int, ...] | None = None,
-    **options: Any,
-) -> Route:
-    case = _row("ssd_chunk_scan", name, why, sizes={**_WIDE, **sizes}, seqlens=seqlens)
-    return Route(case, kernels, **options)
-
+_ssd = partial(_sequence, "ssd_chunk_scan", _WIDE)
 
 _SSDS = [
     _ssd("rows", "sizes that no matrices suit", _ROWS, {"P": 11, "N": 6, "T": 77}),

@@ -141,6 +141,7 @@ def test_operands_may_lie_anywhere(name: str, kernels: CudaKernels) -> None:
         operands = [*inputs, *outputs]
         moved = operands[place]
         operands[place] = moved.new_empty(moved.numel() + 1)[1:].view(moved.shape).copy_(moved)
+        assert operands[place].data_ptr() % 16 != 0
         count = len(inputs)
         check(kernels, case, run(kernels, case, operands[:count], operands[count:]))
 
