@@ -34,7 +34,7 @@ from mamba_export.runtime.session import (
     check_arrays,
     check_batch,
     check_ids,
-    check_mask,
+    mask_for,
 )
 from mamba_export.runtime.state_layout import from_graph, to_graph
 
@@ -211,19 +211,7 @@ class OrtSession(ClosedAtExit):
     ) -> Result:
         """See :meth:`Session.prefill`."""
         ids = check_ids(input_ids, self.artifact.manifest.padded_vocab_size, rank=2)
-        mask = None
-        if self.padded:
-            mask = np.ones_like(ids) if attention_mask is None else attention_mask
-            mask = check_mask(mask, ids.shape)
-        elif attention_mask is not None:
-            check_mask(attention_mask, ids.shape)
-            if not np.all(attention_mask):
-                raise CapabilityError(
-                    "this artifact takes no attention_mask",
-                    "export it with --padded, or run prompts of unequal length one by one",
-                    code="session.not_padded",
-                    file=str(self.artifact.path),
-                )
+        mask = mask_for(ids, attention_mask, padded=self.padded, file=self.artifact.path)
         result = self._run(self._model, ids, state, mask, keep=int(logits == "last"), into=in_place)
         # A graph of an earlier version has no input for it.
         return result if logits == "all" else Result(result.logits[:, -1:], result.state)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import Self
 
-from mamba_export.errors import ArtifactError, UsageError
+from mamba_export.errors import ArtifactError, CapabilityError, UsageError
 from mamba_export.models.state import StateSpec
 
 Array = npt.NDArray[np.generic]
@@ -244,6 +244,30 @@ def check_mask(attention_mask: Ids, shape: tuple[int, ...]) -> Ids:
             found=problem,
         )
     return mask.astype(np.int64)
+
+
+def mask_for(
+    ids: Ids, attention_mask: Ids | None, *, padded: bool, file: str | os.PathLike[str]
+) -> Ids | None:
+    """Return the mask that a graph is fed, all ones if there is none; None if it takes no mask.
+
+    Raises:
+        UsageError: as :func:`check_mask`.
+        CapabilityError: a token is masked, and the graph takes no mask.
+    """
+    if padded:
+        return check_mask(
+            np.ones_like(ids) if attention_mask is None else attention_mask, ids.shape
+        )
+    if attention_mask is not None and not np.all(check_mask(attention_mask, ids.shape)):
+        raise CapabilityError(
+            "this model takes no attention_mask",
+            "export it with --padded (and build its engine again), or run prompts of unequal "
+            "length one by one",
+            code="session.not_padded",
+            file=os.fspath(file),
+        )
+    return None
 
 
 def check_arrays(

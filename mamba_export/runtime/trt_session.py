@@ -34,7 +34,7 @@ from mamba_export.runtime.session import (
     check_arrays,
     check_batch,
     check_ids,
-    check_mask,
+    mask_for,
 )
 from mamba_export.runtime.state_layout import from_graph, to_graph
 from mamba_export.runtime.trt_device import TrtDevice
@@ -156,7 +156,7 @@ class TrtSession(ClosedAtExit):
                 code="session.logits",
                 file=str(self.engine.path),
             )
-        mask = self._mask(attention_mask, ids)
+        mask = mask_for(ids, attention_mask, padded=self.padded, file=self.engine.path)
         now = self._own(state, ids.shape[0])
         parts: list[npt.NDArray[np.float32]] = []
         with self._working():
@@ -217,19 +217,6 @@ class TrtSession(ClosedAtExit):
         if isinstance(state, TrtState) and state.device is self.device:
             return state
         return self.state_from_arrays(state.arrays())
-
-    def _mask(self, attention_mask: Ids | None, ids: Ids) -> Ids | None:
-        if self.padded:
-            given = np.ones_like(ids) if attention_mask is None else attention_mask
-            return check_mask(given, ids.shape)
-        if attention_mask is not None and not np.all(check_mask(attention_mask, ids.shape)):
-            raise CapabilityError(
-                "this engine takes no attention_mask",
-                "export the checkpoint with --padded and build again, or run prompts one by one",
-                code="session.not_padded",
-                file=str(self.engine.path),
-            )
-        return None
 
     def _step_from(self, state: TrtState) -> CapturedStep:
         """Return the step that goes on from a state in place, in buffers of the session's own.

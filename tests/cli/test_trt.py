@@ -7,17 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from mamba_export.engine.device import CudaDevice
 from mamba_export.engine.directory import Engine
 from mamba_export.engine.options import EngineOptions
-from mamba_export.engine.runtimes import EngineRuntime, TensorRT
 from mamba_export.errors import EngineError
-from tests.engine.builder_stand_in import VERSION, BuilderStandIn
+from tests.engine.builder_stand_in import BuilderStandIn, stand_in_for_tensorrt
 from tests.exported import Exports
 
 pytest.importorskip("torch")
 
-GPU = CudaDevice("NVIDIA L4", "8.9")
 BUILD = ["--runtime", "tensorrt_rtx", "--compute-capability", "8.9", "--max-batch", 1]
 SIZES = ["--max-seqlen", 8, "--opt-seqlen", 8]
 
@@ -59,12 +56,7 @@ def test_without_a_runtime_it_says_what_to_install(
 
 @pytest.fixture
 def tensorrt(monkeypatch: pytest.MonkeyPatch) -> BuilderStandIn:
-    stand_in = BuilderStandIn()
-    loaded = TensorRT(EngineRuntime.tensorrt, stand_in, VERSION, stand_in.log)
-    for home in ("build", "refit"):
-        monkeypatch.setattr(f"mamba_export.engine.{home}.load_runtime", lambda *_: loaded)
-        monkeypatch.setattr(f"mamba_export.engine.{home}.first_device", lambda: GPU)
-    return stand_in
+    return stand_in_for_tensorrt(monkeypatch)
 
 
 def test_a_stripped_engine_gets_its_weights(cli, tensorrt, source: Path, tmp_path: Path) -> None:

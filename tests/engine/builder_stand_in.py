@@ -11,7 +11,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import onnx
+import pytest
 
+from mamba_export.engine.device import CudaDevice
+from mamba_export.engine.runtimes import EngineRuntime, TensorRT
+
+GPU = CudaDevice("NVIDIA L4", "8.9")
 VERSION = "10.14.1"
 TIMINGS = b"timings of 10.14.1"
 
@@ -159,3 +164,13 @@ class BuilderStandIn:
 
 def _weights(proto: bytes) -> list[str]:
     return [value.name for value in onnx.load_from_string(proto).graph.initializer]
+
+
+def stand_in_for_tensorrt(monkeypatch: pytest.MonkeyPatch) -> BuilderStandIn:
+    """Have builds and refits find TensorRT, and a GPU."""
+    stand_in = BuilderStandIn()
+    loaded = TensorRT(EngineRuntime.tensorrt, stand_in, VERSION, stand_in.log)
+    for home in ("build", "refit"):
+        monkeypatch.setattr(f"mamba_export.engine.{home}.load_runtime", lambda *_: loaded)
+        monkeypatch.setattr(f"mamba_export.engine.{home}.first_device", lambda: GPU)
+    return stand_in

@@ -14,11 +14,9 @@ import pytest
 
 from mamba_export import __version__
 from mamba_export.engine.build import BuiltEngine, build_engine
-from mamba_export.engine.device import CudaDevice
 from mamba_export.engine.directory import ENGINE_MANIFEST, PLAN, Engine
 from mamba_export.engine.options import EngineOptions
 from mamba_export.engine.refit import refit_engine
-from mamba_export.engine.runtimes import EngineRuntime, TensorRT
 from mamba_export.errors import (
     ArtifactError,
     CapabilityError,
@@ -28,21 +26,20 @@ from mamba_export.errors import (
     UsageError,
 )
 from mamba_export.graph.artifact import MANIFEST
-from tests.engine.builder_stand_in import TIMINGS, VERSION, BuilderStandIn
+from tests.engine.builder_stand_in import (
+    TIMINGS,
+    VERSION,
+    BuilderStandIn,
+    stand_in_for_tensorrt,
+)
 from tests.exported import Exports
 
 pytest.importorskip("torch")
-GPU = CudaDevice("NVIDIA L4", "8.9")
 
 
 @pytest.fixture
 def runtime(monkeypatch: pytest.MonkeyPatch) -> BuilderStandIn:
-    stand_in = BuilderStandIn()
-    loaded = TensorRT(EngineRuntime.tensorrt, stand_in, VERSION, stand_in.log)
-    for home in ("build", "refit"):
-        monkeypatch.setattr(f"mamba_export.engine.{home}.load_runtime", lambda *_: loaded)
-        monkeypatch.setattr(f"mamba_export.engine.{home}.first_device", lambda: GPU)
-    return stand_in
+    return stand_in_for_tensorrt(monkeypatch)
 
 
 @pytest.fixture
