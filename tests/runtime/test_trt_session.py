@@ -5,119 +5,34 @@ What it shows is the session's own work: profiles, buffers, parts, states. No en
 
 from __future__ import annotations
 
-import json
-import shutil
-import sys
 import weakref
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks.tensorrt import tokens
-from benchmarks.tensorrt.steps import steps
-from mamba_export.engine.device import CudaDevice
 from mamba_export.engine.directory import (
-    ENGINE_MANIFEST,
     MODEL_MANIFEST,
-    PLAN,
     Engine,
-    EngineManifest,
 )
-from mamba_export.engine.options import EngineOptions
-from mamba_export.engine.runtimes import EngineRuntime, TensorRT, load_runtime
+from mamba_export.engine.runtimes import EngineRuntime, TensorRT
 from mamba_export.errors import (
     ArtifactError,
-    CapabilityError,
-    EngineError,
-    MambaExportError,
     SessionError,
-    UsageError,
 )
-from mamba_export.graph.artifact import MANIFEST
 from mamba_export.graph.sealed_files import sha256
-from mamba_export.parity import check_parity
 from mamba_export.runtime.generate import GenerateOptions, generate
 from mamba_export.runtime.libraries import NativeOpsWarning, PluginLibrary
 from mamba_export.runtime.session import open_session
 from mamba_export.runtime.trt_session import TrtSession
-from tests.cli.conftest import Outcome, invoke
 from tests.exported import Exports
+from tests.runtime.conftest import ids
 
 torch = pytest.importorskip("torch")
-from tests.runtime.tensorrt_stand_in import ACTIVATIONS, HostDevice, StandIn  # noqa: E402
+from tests.runtime.tensorrt_stand_in import ACTIVATIONS, StandIn  # noqa: E402
 
-GPU = CudaDevice("NVIDIA L4", "8.9")
-OPTIONS = EngineOptions(
-    compute_capabilities=("8.9",), max_batch=3, max_seqlen=8, opt_seqlen=8, logits="all"
-)
 Opened = tuple[TrtSession, StandIn]
-
-
-@pytest.fixture
-def engine(
-    exports: Exports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., tuple[Path, StandIn]]:
-    """Write an engine that was never built, and have the stand-in take it for one."""
-
-    def write(
-        name: str = "mamba2",
-        *,
-        kind: EngineRuntime = EngineRuntime.tensorrt_rtx,
-        runtime: str = "1.7.1",
-        padded: bool = False,
-        route: str = "function bodies",
-        plugins: str | None = None,
-        **changes: Any,
-    ) -> tuple[Path, StandIn]:
-        artifact = exports(name, padded=padded)
-        options = replace(OPTIONS, **changes)
-        device = HostDevice()
-        stand_in = StandIn(artifact / "model.onnx", options, device, kind)
-        path = tmp_path / "engine"
-        shutil.rmtree(path, ignore_errors=True)
-        path.mkdir()
-        (path / PLAN).write_bytes(b"no plan")
-        shutil.copy(artifact / MANIFEST, path / MODEL_MANIFEST)
-        manifest = EngineManifest(
-            tool_version="0",
-            runtime=kind,
-            runtime_version="1.7.1",
-            compute_capabilities=("8.9",),
-            gpu=GPU.name,
-            route=route,
-            plugins=plugins,
-            artifact=sha256(path / MODEL_MANIFEST),
-            graph="1" * 64,
-            options=options,
-            files={
-                file.name: {"size": file.stat().st_size, "sha256": sha256(file)}
-                for file in path.iterdir()
-            },
-        )
-        (path / ENGINE_MANIFEST).write_text(manifest.to_json())
-        home = "mamba_export.runtime.trt_session"
-        loaded = TensorRT(kind, stand_in, runtime, stand_in.log)
-        monkeypatch.setattr(f"{home}.load_runtime", lambda *_: loaded)
-        monkeypatch.setattr(f"{home}.first_device", lambda: GPU)
-        monkeypatch.setattr(f"{home}.TrtDevice", lambda: device)
-        return path, stand_in
-
-    return write
-
-
-@pytest.fixture
-def opened(engine: Callable[..., tuple[Path, StandIn]]) -> Callable[..., Opened]:
-    """Open a session on such an engine."""
-
-    def make(name: str = "mamba2", **changes: Any) -> Opened:
-        path, stand_in = engine(name, **changes)
-        return TrtSession(Engine.load(path)), stand_in
-
-    return make
 
 
 @pytest.mark.parametrize("kind", EngineRuntime)
@@ -146,10 +61,6 @@ def test_plugins_are_registered_before_the_plan_that_needs_them(
     _, stand_in = engine(kind=kind)
     TrtSession(Engine.load(path)).close()
     assert len(loaded) == 1  # function bodies need none
-
-
-def ids(batch: int, seqlen: int) -> np.ndarray:
-    return np.random.default_rng(7).integers(0, 60, (batch, seqlen))
 
 
 @pytest.mark.parametrize("name", ["mamba", "mamba2"])
@@ -405,261 +316,3 @@ def test_a_state_moves_from_another_runtime(opened, exports: Exports) -> None:
         expected = reference.step(np.array([3]), state)
     found = session.step(np.array([3]), state)
     np.testing.assert_allclose(found.logits, expected.logits, atol=2e-4)
-
-
-@pytest.mark.parametrize(
-    ("changes", "act", "error", "code"),
-    [
-        ({}, lambda s: s.prefill(ids(4, 2)), UsageError, "session.batch"),
-        ({}, lambda s: s.prefill(ids(0, 2)), UsageError, "session.batch"),
-        ({}, lambda s: s.prefill(ids(1, 2) + 10**6), ArtifactError, "session.token_id"),
-        (
-            {},
-            lambda s: s.prefill(ids(1, 2), attention_mask=np.array([[0, 1]])),
-            CapabilityError,
-            "session.not_padded",
-        ),
-        (
-            {},
-            lambda s: s.step(np.array([1, 2]), s.initial_state(1)),
-            ArtifactError,
-            "session.state",
-        ),
-        ({}, lambda s: (s.close(), s.initial_state(1)), SessionError, "session.closed"),
-        ({"logits": "last"}, lambda s: s.prefill(ids(1, 2)), CapabilityError, "session.logits"),
-        ({}, lambda s: (s.close(), s.prefill(ids(1, 2))), SessionError, "session.closed"),
-    ],
-)
-def test_what_a_session_refuses(opened, changes, act, error, code: str) -> None:
-    session, _ = opened(**changes)
-    with pytest.raises(error) as raised:
-        act(session)
-    assert raised.value.code == code
-    assert raised.value.hint
-
-
-@pytest.mark.parametrize(
-    ("changes", "error", "code", "says"),
-    [
-        ({"runtime": "1.8.0"}, EngineError, "engine.version", "tensorrt_rtx==1.7.1"),
-        ({"strip_weights": True}, CapabilityError, "engine.stripped", "--refit"),
-        (
-            {"plugins_in_engine": True, "version_compatible": True},
-            CapabilityError,
-            "engine.host_code",
-            "without --plugins-in-engine",
-        ),
-        (
-            {"version_compatible": True},
-            CapabilityError,
-            "engine.host_code",
-            "without --version-compatible",
-        ),
-    ],
-)
-def test_an_engine_that_cannot_run_here(engine, changes, error, code: str, says: str) -> None:
-    path, stand_in = engine(**changes)
-    with pytest.raises(MambaExportError) as raised:
-        open_session(path)
-    assert isinstance(raised.value, error)
-    assert raised.value.code == code
-    assert says in raised.value.hint
-    assert not stand_in.read
-
-
-FULL = "Error Code 2: OutOfMemory (Requested size was 8192 bytes.)"
-
-
-@pytest.mark.parametrize(
-    ("spoil", "code", "says", "found"),
-    [
-        ({"refuses": "it is no plan"}, "session.load", "cannot load the engine", "it is no plan"),
-        ({"refuses": FULL}, "session.memory", "does not suffice", FULL),
-        ({"budget_taken": False}, "session.load", "cannot stream", "the budget is no budget"),
-    ],
-)
-def test_an_engine_that_the_runtime_does_not_load(engine, spoil, code, says, found) -> None:
-    path, stand_in = engine(weight_streaming=True)
-    for name, value in spoil.items():
-        setattr(stand_in, name, value)
-    with pytest.raises(SessionError, match=says) as raised:
-        open_session(path)
-    assert raised.value.code == code
-    assert raised.value.found == found
-
-
-@pytest.mark.parametrize("profile", ["prefill", "decode"])
-@pytest.mark.parametrize(
-    ("problem", "code", "says"),
-    [
-        ("bad", "session.run", r"TensorRT-RTX 1\.7\.1 failed"),
-        (FULL, "session.memory", "the memory of cuda:0 does not suffice"),
-    ],
-)
-def test_a_runtime_that_fails_is_quoted(opened, profile: str, problem: str, code, says) -> None:
-    session, stand_in = opened()
-    state = session.initial_state(1)
-    before = state.arrays()
-    stand_in.fails[profile] = problem
-    with pytest.raises(SessionError, match=says) as raised:
-        if profile == "prefill":
-            session.prefill(ids(1, 2), state)
-        else:
-            session.step(np.array([1]), state, in_place=True)
-    assert raised.value.code == code
-    assert raised.value.found == problem
-    for name, array in state.arrays().items():
-        np.testing.assert_array_equal(array, before[name])
-
-
-def test_inputs_that_the_runtime_does_not_take(opened) -> None:
-    session, stand_in = opened()
-    stand_in.options = replace(stand_in.options, max_batch=1)
-    with pytest.raises(SessionError, match="does not take the inputs") as raised:
-        session.prefill(ids(2, 4))
-    assert raised.value.code == "session.run"
-    assert session.prefill(ids(1, 4)).logits.shape[:2] == (1, 4)
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "says"),
-    [
-        (torch.OutOfMemoryError("CUDA out of memory. Tried"), "session.memory", "--max-seqlen"),
-        (RuntimeError("CUDA error: an illegal access"), "session.run", "mamba-export env"),
-    ],
-)
-def test_what_torch_raises_is_an_error_of_the_session(opened, error, code: str, says: str) -> None:
-    session, stand_in = opened()
-
-    def fail(*_: object) -> None:
-        raise error
-
-    stand_in.device.empty = fail
-    with pytest.raises(SessionError) as raised:
-        session.prefill(ids(1, 2))
-    assert raised.value.code == code
-    assert says in raised.value.hint
-    assert str(error).startswith(raised.value.found)
-
-
-@pytest.mark.parametrize(
-    ("option", "value"), [("device", "cuda"), ("threads", 2), ("native", False)]
-)
-def test_an_engine_takes_no_options_of_a_runtime(engine, option: str, value: object) -> None:
-    path, stand_in = engine()
-    with pytest.raises(UsageError, match=f"an engine takes no {option}") as raised:
-        open_session(path, **{option: value})
-    assert raised.value.code == f"usage.engine_{option}"
-    assert not stand_in.read
-
-
-@pytest.mark.parametrize("kind", EngineRuntime)
-def test_without_its_runtime_an_engine_says_which_to_install(
-    engine, monkeypatch: pytest.MonkeyPatch, kind: EngineRuntime
-) -> None:
-    path, _ = engine(kind=kind)
-    monkeypatch.setattr("mamba_export.runtime.trt_session.load_runtime", load_runtime)
-    monkeypatch.setitem(sys.modules, kind.value, None)
-    with pytest.raises(CapabilityError, match=f"{kind.title} is not installed") as raised:
-        open_session(path)
-    assert raised.value.hint == f"pip install '{kind.value}==1.7.1'"
-
-
-def test_open_session_takes_an_engine_and_says_that_it_needs_a_gpu(
-    opened, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    session, _ = opened()
-    monkeypatch.setattr("mamba_export.runtime.trt_session.first_device", lambda: None)
-    with pytest.raises(CapabilityError) as raised:
-        open_session(session.engine.path)
-    assert raised.value.code == "engine.no_device"
-
-
-@pytest.mark.parametrize("changes", [{}, {"max_batch": 1}, {"max_batch": 1, "padded": True}])
-def test_parity_takes_an_engine(engine, exports: Exports, changes: dict[str, Any]) -> None:
-    path, _ = engine("mamba2", **changes)
-    report = check_parity(path, exports.checkpoint("mamba2"), tokens=20, steps=3)
-    assert report.passed
-    assert report.artifact == "engine"
-    assert report.batch == min(2, changes.get("max_batch", 2))
-
-
-def test_a_single_row_is_padded_all_the_same(engine, exports: Exports, monkeypatch) -> None:
-    path, _ = engine("mamba2", max_batch=1, padded=True)
-    masks: list[np.ndarray] = []
-    prefill = TrtSession.prefill
-
-    def recorded(self: TrtSession, *arguments: Any, **options: Any) -> Any:
-        masks.append(options.get("attention_mask"))
-        return prefill(self, *arguments, **options)
-
-    monkeypatch.setattr(TrtSession, "prefill", recorded)
-    assert check_parity(path, exports.checkpoint("mamba2"), tokens=20, steps=3).passed
-    padding = [np.flatnonzero(mask[0] == 0).tolist() for mask in masks if mask is not None]
-    assert padding == [[0], [20]]
-
-
-def test_bench_takes_an_engine(engine, exports: Exports) -> None:
-    path, stand_in = engine("mamba2", route="function bodies")
-    sizes = ["--prefill", 5, "--prefill", 20, "--decode", 9, "--batch", 2, "--seconds", 60]
-    found = invoke("bench", path, *sizes, "--format", "json")
-    assert found.code == 0, found.stdout
-    assert [each["seqlen"] for each in found.json["prefill"]] == [5, 20]
-    assert len(found.json["decode"]["seconds"]) == 9
-    assert stand_in.device.replays > 9
-    expected = invoke("bench", exports("mamba2"), *sizes, "--format", "json").json
-    assert found.json.keys() == expected.keys()
-    assert found.json["traffic"]["state_bytes"] == expected["traffic"]["state_bytes"]
-    weights = (exports("mamba2") / "model.onnx.data").stat().st_size
-    assert found.json["traffic"]["weight_bytes"] == weights
-    assert found.json["traffic"]["read_bandwidth"] is None
-    assert (found.json["loaded_bytes"], found.json["peak_bytes"]) == (None, None)
-    assert (found.json["device"], found.json["kernels"]) == ("cuda:0", None)
-    refused = invoke("bench", path, "--batch", 4)
-    assert refused.code == 2
-    assert "--max-batch" in refused.stderr
-
-
-def test_run_takes_an_engine(engine, exports: Exports) -> None:
-    path, _ = engine("mamba2")
-    command = ["run", path, "--tokens", "5,6,7", "--max-new-tokens", 4]
-    found = invoke(*command, "--format", "json")
-    assert found.code == 0, found.stdout
-    expected = invoke("run", exports("mamba2"), *command[2:], "--no-native", "--format", "json")
-    tokens = [each.json["generations"][0]["tokens"] for each in (found, expected)]
-    assert tokens[0] == tokens[1]
-
-
-def test_an_engine_takes_the_commands_of_make_gpu_trt(
-    engine, exports: Exports, monkeypatch: pytest.MonkeyPatch, capsys
-) -> None:
-    path, stand_in = engine("mamba2-tiny", max_batch=8, max_seqlen=512, opt_seqlen=128)
-    # One sample of each is enough here.
-    monkeypatch.setattr("mamba_export.runtime.benchmark._timed", lambda run, *_: (run(), 1.0)[1:])
-    case = "mamba2-tiny mamba float32"
-    given = {step.name.removesuffix(f" {case}"): step.command for step in steps("89-real", "")}
-    *_, program, built, _ = given["tokens"]
-
-    def here(command: Sequence[str]) -> Outcome:
-        words = command[command.index("mamba_export_cli") + 1 :]
-        done = invoke(*(path if word == built else word for word in words))
-        assert done.code == 0, done.stdout
-        return done
-
-    assert here(given["parity tensorrt"]).json["passed"]
-    assert here(given["bench"]).json["device"] == "cuda:0"
-    # The C++ program, which is not there, says nothing.
-    said = lambda command: "" if command[0] == program else here(command).stdout  # noqa: E731
-    monkeypatch.setattr(tokens, "_output", said)
-    assert tokens.main(given["tokens"][-3:]) == 1
-    assert len(json.loads(capsys.readouterr().out)["python"]) == tokens.NEW_TOKENS
-    assert stand_in.device.replays
-
-
-def test_run_says_that_steps_are_not_captured(engine) -> None:
-    path, stand_in = engine("mamba2")
-    stand_in.device.refuses_captures = True
-    found = invoke("run", path, "--tokens", "5,6,7", "--max-new-tokens", 4, "--format", "json")
-    assert found.code == 0, found.stdout
-    (warning,) = found.json["warnings"]
-    assert warning.startswith("steps run without a CUDA graph")
