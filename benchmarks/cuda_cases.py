@@ -137,7 +137,7 @@ class CudaSpeedCase(Case):
 
 @dataclass(frozen=True, kw_only=True)
 class CudaParityCase(Case):
-    """Our error over mamba_ssm's, both in ``dtype`` and against mamba_ssm in float32.
+    """Our error over mamba_ssm's, both in ``dtype`` and against the float64 oracle.
 
     ``checkpoint`` is a path in this repository; without it the weights are random.
     """

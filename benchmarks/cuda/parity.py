@@ -30,7 +30,7 @@ CHECKS = {
 
 
 def run(case: CudaParityCase, setup: Setup) -> list[Row]:
-    """Compare both with mamba_ssm in float32, and return our error over theirs."""
+    """Compare both with the float64 oracle, and return our error over theirs."""
     if not setup.wants(PEER):
         return []
     found = mamba_ssm_generate.probe()

@@ -29,6 +29,7 @@ from mamba_export.parity.references import (
     Reference,
     ReferenceModel,
     ReferenceRun,
+    Rival,
     load_reference,
     load_rival,
 )
@@ -75,7 +76,7 @@ def check_parity(
     activations to int8, with itself in float32.
 
     An artifact in 16 bits that is compared with mamba_ssm must also be as exact as mamba_ssm in the
-    same dtype is, both against mamba_ssm in float32.
+    same dtype is, both against the float64 oracle.
 
     Args:
         artifact: the directory of an artifact, or of an engine, which computes the logits of every
@@ -154,7 +155,7 @@ def compare_session(
     steps: int,
     seed: int,
     progress: Progress,
-    rival: ReferenceModel | None = None,
+    rival: Rival | None = None,
 ) -> ParityReport:
     """Compare an open session with a loaded reference; see :func:`check_parity`.
 
@@ -170,7 +171,8 @@ def compare_session(
         steps: greedy tokens to compare.
         seed: of chunk splits and padding.
         progress: called with a stage, the amount done and the amount to do.
-        rival: another implementation in the session's dtype, which must not be more exact.
+        rival: another implementation in the session's dtype, which must not be more exact, and
+            who says what is exact.
 
     Raises:
         ParityError: the two sides do not have the same states.
@@ -190,9 +192,7 @@ def compare_session(
     if comparable:
         checks += _distribution_checks(ours, truth, limits)
         if rival is not None:
-            progress("rival", 0, 1)
-            checks += _rounding_checks(session, whole, expected, rival, ids)
-            progress("rival", 1, 1)
+            checks += _rounding_checks(session, whole, rival, ids, progress)
     checks.append(check_steps(session, ids, whole, same, progress))
     checks.append(check_chunks(session, ids, whole, same, rng, progress))
     if session.padded:
@@ -308,16 +308,18 @@ def _compare_with_reference(
 
 
 def _rounding_checks(
-    session: Session, whole: Result, expected: ReferenceRun, rival: ReferenceModel, ids: Array
+    session: Session, whole: Result, rival: Rival, ids: Array, progress: Progress
 ) -> list[Check]:
     """Compare our errors with those of another implementation of the same dtype."""
     columns = slice(session.vocab_size)
-    theirs = rival.run(ids)
     ours = ReferenceRun(whole.logits[..., columns], _states(session, whole))
-    other, exact = (
-        ReferenceRun(run.logits[..., columns], run.states) for run in (theirs, expected)
-    )
-    return check_rounding(ours, other, exact, rival.name)
+    progress("rival", 0, 2)
+    theirs = rival.model.run(ids)
+    progress("rival", 1, 2)
+    exact = rival.exact.run(ids)
+    progress("rival", 2, 2)
+    other, truth = (ReferenceRun(run.logits[..., columns], run.states) for run in (theirs, exact))
+    return check_rounding(ours, other, truth, rival.model.name, rival.exact.name)
 
 
 def _states(session: Session, whole: Result) -> dict[LayerState, Array]:

@@ -51,6 +51,19 @@ class ReferenceModel(Protocol):
         """Return logits and final states for input_ids [B,T] without padding."""
 
 
+@dataclass(frozen=True)
+class Rival:
+    """Another implementation, beside which the errors of an artifact in 16 bits are judged.
+
+    Attributes:
+        model: in the artifact's dtype.
+        exact: from which both are off: never in a dtype that has errors to speak of itself.
+    """
+
+    model: ReferenceModel
+    exact: ReferenceModel
+
+
 class EagerReference:
     """Our own eager model: what the graph was traced from.
 
@@ -104,10 +117,8 @@ def load_reference(reference: Reference, source: str | os.PathLike[str]) -> Refe
     return MambaSsmReference(checkpoint)
 
 
-def load_rival(
-    reference: Reference, source: str | os.PathLike[str], dtype: DType
-) -> ReferenceModel | None:
-    """Load an implementation that rounds as an artifact does, beside which its errors are judged.
+def load_rival(reference: Reference, source: str | os.PathLike[str], dtype: DType) -> Rival | None:
+    """Load an implementation that rounds as an artifact does, and the float64 oracle.
 
     Args:
         reference: whose.
@@ -115,14 +126,17 @@ def load_rival(
         dtype: of the artifact.
 
     Returns:
-        The model in that dtype; None where the artifact is float32, or nobody is compared with.
+        Both; None where the artifact is float32, or nobody is compared with.
 
     Raises:
-        CapabilityError: as :func:`load_reference`.
+        CapabilityError: as :func:`load_reference`, of either.
     """
     if reference is not Reference.mamba_ssm or dtype is DType.float32:
         return None
     from mamba_export.checkpoint import load_checkpoint
     from mamba_export.parity.mamba_ssm_reference import MambaSsmReference
+    from mamba_export.parity.model_oracle import ModelOracle
 
-    return MambaSsmReference(load_checkpoint(source), dtype)
+    checkpoint = load_checkpoint(source)
+    exact = ModelOracle(checkpoint)  # first: it refuses without having loaded anything
+    return Rival(MambaSsmReference(checkpoint, dtype), exact)

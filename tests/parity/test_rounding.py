@@ -6,6 +6,7 @@ import math
 import sys
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,15 @@ from mamba_export.dtypes import DType
 from mamba_export.errors import CapabilityError, ParityError
 from mamba_export.parity import check, mamba_ssm_reference
 from mamba_export.parity.mamba_ssm_reference import MambaSsmReference, mamba_ssm_config
-from mamba_export.parity.references import Reference, ReferenceRun, load_rival
+from mamba_export.parity.metrics import Array, compare
+from mamba_export.parity.model_oracle import ModelOracle
+from mamba_export.parity.references import Reference, ReferenceRun, Rival, load_rival
 from mamba_export.parity.rounding import check_rounding
-from mamba_export.parity.tolerances import ROUNDING
+from mamba_export.parity.tolerances import ROUNDING, Tolerance
 from tests.exported import Exports
+from tests.factory import write_mamba_ssm
 
+UNLIMITED = Tolerance(math.inf, math.inf)
 LAYERS = 3
 SHAPES = {"conv": (2, 4, 3), "recurrent": (2, 4, 8)}
 
@@ -66,7 +71,7 @@ def test_rho_is_our_error_over_theirs(
     ours: ReferenceRun, theirs: ReferenceRun, rho: list[float], passed: bool
 ) -> None:
     copied = ReferenceRun(EXACT.logits.copy(), {k: v.copy() for k, v in EXACT.states.items()})
-    checks = check_rounding(ours, theirs, copied, "somebody")
+    checks = check_rounding(ours, theirs, copied, "somebody", "float64 oracle")
     assert [each.name for each in checks] == [
         "ρ of logits",
         "ρ of conv states",
@@ -74,12 +79,14 @@ def test_rho_is_our_error_over_theirs(
     ]
     assert [each.value for each in checks] == pytest.approx(rho, rel=1e-3)
     assert all(each.passed is passed and each.limit == ROUNDING for each in checks)
-    assert all("of somebody" in each.detail for each in checks)
+    told = "of somebody, both against the float64 oracle"
+    assert all(each.detail.endswith(told) for each in checks)
 
 
 def test_neither_side_finite_is_no_answer() -> None:
     nothing = off(EXACT, math.nan)
-    assert not any(each.passed for each in check_rounding(nothing, nothing, EXACT, "somebody"))
+    checks = check_rounding(nothing, nothing, EXACT, "somebody", "oracle")
+    assert not any(each.passed for each in checks)
 
 
 def test_other_tensors_are_not_compared() -> None:
@@ -91,7 +98,7 @@ def test_other_tensors_are_not_compared() -> None:
         (EXACT, shorter, "parity.rounding_shapes"),
     ):
         with pytest.raises(ParityError) as caught:
-            check_rounding(ours, theirs, exact_run(), "somebody")
+            check_rounding(ours, theirs, exact_run(), "somebody", "oracle")
         assert caught.value.code == code
 
 
@@ -99,30 +106,45 @@ def test_other_tensors_are_not_compared() -> None:
 def test_an_artifact_in_16_bits_is_beside_another_implementation(
     name: str, exports: Exports, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """transformers, in float32 and in float16, plays mamba_ssm."""
+    """transformers in float32 and in float16 plays mamba_ssm; its float32 is not what is exact."""
     pytest.importorskip("transformers")
     from mamba_export.parity.transformers_reference import TransformersReference
 
+    class Judge(TransformersReference):
+        def run(self, input_ids: Array) -> ReferenceRun:
+            return off(super().run(input_ids), 2e-3)  # as wrong as float16, and within its limits
+
     source = load_checkpoint(exports.checkpoint(name))
-    rival = TransformersReference(source, torch.float16)
+    rival = Rival(TransformersReference(source, torch.float16), ModelOracle(source))
     asked: list[DType] = []
 
-    def load(reference: Reference, against: object, dtype: DType) -> TransformersReference:
+    def load(reference: Reference, against: object, dtype: DType) -> Rival:
         asked.append(dtype)
         return rival
 
-    monkeypatch.setattr(check, "load_reference", lambda *_: TransformersReference(source))
+    monkeypatch.setattr(check, "load_reference", lambda *_: Judge(source))
     monkeypatch.setattr(check, "load_rival", load)
     artifact = exports(name, dtype="float16", step=True)
+    ids = np.random.default_rng(2).integers(0, 256, (2, 128))
+    stages: list[tuple[str, int, int]] = []
     report = check.check_parity(
-        artifact, exports.checkpoint(name), reference="mamba_ssm", tokens=128, steps=4
+        artifact,
+        exports.checkpoint(name),
+        reference="mamba_ssm",
+        prompt_ids=ids,
+        steps=4,
+        progress=lambda *stage: stages.append(stage),
     )
     assert asked == [DType.float16]
+    assert [stage for stage in stages if stage[0] == "rival"] == [("rival", n, 2) for n in range(3)]
     found = {each.name: each for each in report.checks if each.name.startswith("ρ")}
     assert len(found) == 3
     for each in found.values():
         assert 0.1 < each.value < 2, each
         assert each.passed is (each.value <= ROUNDING)
+        assert "both against the float64 oracle" in each.detail
+    theirs = compare(rival.model.run(ids).logits, rival.exact.run(ids).logits, UNLIMITED)
+    assert f" {theirs.relative_rms:.2e} of transformers" in found["ρ of logits"].detail
     assert report.passed is all(each.passed for each in [*report.checks, *report.outputs])
 
 
@@ -132,6 +154,27 @@ def test_an_artifact_in_16_bits_is_beside_another_implementation(
 )
 def test_nobody_is_beside_float32_or_another_reference(reference: str, dtype: str) -> None:
     assert load_rival(Reference(reference), "nowhere", DType(dtype)) is None
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_mamba_ssm_is_beside_16_bits_and_float64_is_exact(
+    dtype: str, exports: Exports, fake_mamba_ssm: object
+) -> None:
+    rival = load_rival(Reference.mamba_ssm, exports.checkpoint("mamba2-tiny"), DType(dtype))
+    assert rival is not None
+    assert rival.model.name == f"mamba_ssm 9.9 in {dtype} on a device"
+    assert rival.exact.name == "float64 oracle"
+    run = rival.exact.run(np.zeros((1, 3), np.int64))
+    assert {each.dtype for each in (run.logits, *run.states.values())} == {np.dtype(np.float64)}
+
+
+def test_what_has_no_float64_is_refused_before_anything_runs(
+    exports: Exports, tmp_path: Path
+) -> None:
+    source = write_mamba_ssm(tmp_path, "Mamba2", attn_layer_idx=[1])
+    with pytest.raises(CapabilityError, match="the float64 oracle does not implement") as caught:
+        load_rival(Reference.mamba_ssm, source, DType.float16)
+    assert caught.value.code == "parity.oracle"
 
 
 class FakeModel:
