@@ -80,9 +80,11 @@ def _odds_apart(sums: Array, bound: float) -> float:
 
     What moves every logit by d changes the odds of some tokens against the others by 2 d at most.
     """
-    with np.errstate(divide="ignore"):  # a bound of 0 or 1 is never passed
-        odds, of_bound = (np.log(p) - np.log1p(-p) for p in (sums, np.float64(bound)))
-    return np.abs(odds - of_bound).min(initial=np.inf) / 2
+    if bound == 0:
+        return np.inf  # nothing passes it
+    with np.errstate(divide="ignore"):  # tokens may be hopeless, or certain but for rounding
+        odds, of_bound = (np.log(p) - np.log1p(-p) for p in (np.minimum(sums, 1), bound))
+    return float(np.abs(odds - of_bound).min(initial=np.inf)) / 2
 
 
 def decided_text(

@@ -52,7 +52,7 @@ def test_a_choice_withstands_its_margin_and_no_more(sampling: Sampling, least: i
     turned = 0
     for seed in range(40):
         random = np.random.default_rng(seed)
-        logits = random.standard_normal(VOCAB)
+        logits = random.standard_normal(VOCAB) - 2  # a penalty stretches what is negative
         seen = random.integers(0, VOCAB, 3)
 
         def chosen(values: Array, seed: int = seed, seen: Array = seen) -> int:
@@ -101,5 +101,5 @@ def test_texts_are_decided_far_enough_and_those_of_the_function_bodies(
         found = [each.tokens for each in generate(bodies, PROMPTS, settings)]
     assert [len(row) for row in decided] == [NEW_TOKENS] * len(PROMPTS)
     assert all(all(row[:DECIDED]) for row in decided)
-    assert min(len(set(text)) for text in texts) > 6, "texts that repeat themselves prove little"
+    assert min(len(set(text)) for text in texts) > 5, "texts that repeat themselves prove little"
     assert not any(map(parted, texts, found, decided)), (texts, found)
