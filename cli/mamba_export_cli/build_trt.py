@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mamba_export.errors import UsageError
+from mamba_export_cli.inspect_tables import capabilities_text, profile_text
 from mamba_export_cli.options import (
     ArtifactArg,
     BuilderLevelOpt,
     CapabilityOpt,
+    EngineForceOpt,
     EngineLogitsOpt,
     EngineNativeOpt,
     EngineOutputOpt,
     EngineRuntimeOpt,
-    ForceOpt,
     FormatOpt,
     HardwareOpt,
     MaxBatchOpt,
@@ -64,7 +65,7 @@ def trt(
     builder_level: BuilderLevelOpt = None,
     tf32: Tf32Opt = False,
     refit: RefitOpt = None,
-    force: ForceOpt = False,
+    force: EngineForceOpt = False,
     fmt: FormatOpt = "human",
 ) -> None:
     """Build a TensorRT or TensorRT-RTX engine from an artifact, or give one its weights."""
@@ -120,9 +121,9 @@ def _tell(
     profiles = manifest.options.profiles.items()
     facts = [
         ("built by", f"{manifest.runtime.value} {manifest.runtime_version}"),
-        ("for", ", ".join(manifest.compute_capabilities)),
+        ("for", capabilities_text(manifest.compute_capabilities, manifest.gpu)),
         ("our ops run as", manifest.route),
-        *((f"profile {name}", _sizes(axes)) for name, axes in profiles),
+        *((f"profile {name}", profile_text(axes)) for name, axes in profiles),
         ("engine", size(plan_bytes)),
         *rows,
     ]
@@ -138,12 +139,4 @@ def _refit_with_options() -> UsageError:
         option="--refit",
         expected="no option of a build",
         found="one, or more",
-    )
-
-
-def _sizes(axes: dict[str, tuple[int, int, int]]) -> str:
-    """Return "batch 1 to 8, best 1, ..." for a person."""
-    return ", ".join(
-        f"{name} {low}" if low == high else f"{name} {low} to {high}, best {best}"
-        for name, (low, best, high) in axes.items()
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mamba_export_cli.output import plain, table
@@ -14,7 +14,13 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from mamba_export.graph.artifact import Quantization
-    from mamba_export.inspection import ArtifactFacts, CheckpointFacts, DtypeFacts, Memory
+    from mamba_export.inspection import (
+        ArtifactFacts,
+        CheckpointFacts,
+        DtypeFacts,
+        EngineFacts,
+        Memory,
+    )
 
 
 def artifact_tables(facts: ArtifactFacts) -> list[RenderableType]:
@@ -25,7 +31,7 @@ def artifact_tables(facts: ArtifactFacts) -> list[RenderableType]:
         ("dialect", facts.dialect),
         ("dtype", facts.dtype),
         *(() if facts.quantization is None else (("weights", _quantization(facts.quantization)),)),
-        ("ops", ", ".join(f"{op} v{n}" for op, n in facts.ops.items()) or "none of ours"),
+        ("ops", _ops(facts.ops)),
         *((("native kernels", facts.native.cpu_isa or facts.native.problem),) if facts.ops else ()),
         ("inputs and outputs", f"{facts.io_names}{', padded batches' if facts.padded else ''}"),
         ("layers", facts.n_layer),
@@ -42,12 +48,64 @@ def artifact_tables(facts: ArtifactFacts) -> list[RenderableType]:
     ]
     return [
         table(f"artifact {facts.path}", ["", ""], rows),
-        table("files", ["file", "size"], [(name, size(n)) for name, n in facts.files.items()]),
+        _files(facts.files),
         _config(facts.config),
         _tensors(facts.dtypes),
         table("nodes", ["op", *(graph.name for graph in graphs), "run here by"], nodes),
         states_table(facts.states, facts.memory.state_bytes),
+        _memory(facts.memory),
     ]
+
+
+def engine_tables(facts: EngineFacts) -> list[RenderableType]:
+    """Return what `inspect` shows of an engine."""
+    defaults = type(facts.options)()
+    settled = {"max_batch", "opt_batch", "max_seqlen", "opt_seqlen", "compute_capabilities"}
+    chosen = {
+        name: value
+        for name, value in plain(facts.options).items()
+        if name not in settled and value != getattr(defaults, name)
+    }
+    rows = [
+        ("built by", f"{facts.runtime} {facts.runtime_version}"),
+        ("for", capabilities_text(facts.compute_capabilities, facts.gpu)),
+        ("our ops run as", facts.route),
+        *((("plugin library", f"sha256 {facts.plugins}"),) if facts.plugins else ()),
+        *((f"profile {name}", profile_text(axes)) for name, axes in facts.profiles.items()),
+        (
+            "other options",
+            ", ".join(f"{name} {json.dumps(v)}" for name, v in chosen.items()) or "none",
+        ),
+        ("family", facts.family),
+        ("source", f"{facts.source} ({facts.layout})"),
+        ("artifact", f"manifest of sha256 {facts.artifact}"),
+        ("dialect", facts.dialect),
+        ("dtype", facts.dtype),
+        ("ops", _ops(facts.ops)),
+        ("layers", facts.n_layer),
+        ("vocabulary", f"{facts.vocab_size} ({facts.padded_vocab_size} with padding)"),
+        ("files", "match the manifest" if facts.verified else "the plan was not verified"),
+    ]
+    return [
+        table(f"engine {facts.path}", ["", ""], rows),
+        _files(facts.files),
+        _config(facts.config),
+        states_table(facts.states, facts.state_bytes),
+    ]
+
+
+def profile_text(axes: Mapping[str, tuple[int, int, int]]) -> str:
+    """Return "batch 1 to 8, best 1, ..." for a person."""
+    return ", ".join(
+        f"{name} {low}" if low == high else f"{name} {low} to {high}, best {best}"
+        for name, (low, best, high) in axes.items()
+    )
+
+
+def capabilities_text(capabilities: Sequence[str], gpu: str | None) -> str:
+    """Return what GPUs an engine is for."""
+    built = "" if gpu is None else f", built on {gpu}"
+    return f"compute capability {' and '.join(capabilities)}{built}"
 
 
 def _quantization(quantization: Quantization) -> str:
@@ -89,7 +147,16 @@ def checkpoint_tables(facts: CheckpointFacts) -> list[RenderableType]:
         table(f"checkpoint {facts.source}", ["", ""], rows),
         _tensors(facts.dtypes),
         _config(facts.config),
+        _memory(facts.memory),
     ]
+
+
+def _ops(ops: Mapping[str, int]) -> str:
+    return ", ".join(f"{op} v{version}" for op, version in ops.items()) or "none of ours"
+
+
+def _files(files: Mapping[str, int]) -> RenderableType:
+    return table("files", ["file", "size"], [(name, size(n)) for name, n in files.items()])
 
 
 def _tensors(dtypes: Iterable[DtypeFacts]) -> RenderableType:
@@ -102,8 +169,7 @@ def _config(config: Mapping[str, Any]) -> RenderableType:
     return table("config", ["key", "value"], rows)
 
 
-def memory_table(memory: Memory) -> RenderableType:
-    """Return what running it takes at least."""
+def _memory(memory: Memory) -> RenderableType:
     rows = [
         ("weights", size(memory.weight_bytes)),
         ("state of one sequence", memory.state_bytes and size(memory.state_bytes)),

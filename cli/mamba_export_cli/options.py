@@ -46,7 +46,10 @@ ModelArg = Annotated[
     typer.Argument(metavar="DIR", help="An artifact, or an engine: what `mamba-export trt` wrote."),
 ]
 AnyArg = Annotated[
-    str, typer.Argument(metavar="PATH", help="An artifact, or a checkpoint (directory or hub id).")
+    str,
+    typer.Argument(
+        metavar="PATH", help="An artifact, an engine, or a checkpoint (directory or hub id)."
+    ),
 ]
 
 OutputOpt = Annotated[
@@ -168,7 +171,10 @@ ReportOpt = Annotated[
     typer.Option("--report", metavar="FILE.html", help="Also write a page with pictures."),
 ]
 VerifyOpt = Annotated[
-    bool, typer.Option("--verify/--no-verify", help="Hash an artifact's files, and name a bad one.")
+    bool,
+    typer.Option(
+        "--verify/--no-verify", help="Hash the files of an artifact or engine, and name a bad one."
+    ),
 ]
 
 PrefillOpt = Annotated[
@@ -213,6 +219,7 @@ VerifyQuantizedOpt = Annotated[
 EngineOutputOpt = Annotated[
     Path, typer.Option("--output", "-o", metavar="DIR", help="The engine directory to create.")
 ]
+EngineForceOpt = Annotated[bool, typer.Option("--force", help="Replace an engine that is there.")]
 RefitOpt = Annotated[
     Path | None,
     typer.Option(

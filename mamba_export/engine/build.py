@@ -25,6 +25,7 @@ from mamba_export.engine.write import write_engine
 from mamba_export.errors import CapabilityError, EngineError
 from mamba_export.graph.artifact import DATA_FILE, MANIFEST, Artifact
 from mamba_export.graph.atomic_directory import AtomicDirectory
+from mamba_export.graph.kinds import Kind
 from mamba_export.graph.sealed_files import sha256
 from mamba_export.runtime.libraries import PluginLibrary, plugin_library
 
@@ -99,7 +100,7 @@ def build_engine(
     if timing_cache is not None:
         cache = TimingCache(Path(path_text(timing_cache, "timing_cache")))
     with AtomicDirectory(
-        target, replaceable=is_only_engine, force=force, source=artifact.path
+        target, replaceable=is_only_engine, force=force, source=artifact.path, kind=Kind.engine
     ) as directory:
         if not chosen.strip_weights:
             directory.require(artifact.manifest.files[DATA_FILE]["size"])

@@ -11,7 +11,8 @@ from typing import Any
 
 from mamba_export.arguments import path_text
 from mamba_export.dtypes import DType
-from mamba_export.errors import ArtifactError, MissingInputError
+from mamba_export.errors import ArtifactError, MissingInputError, UsageError
+from mamba_export.graph.kinds import Kind, kind_of
 from mamba_export.graph.sealed_files import (
     MALFORMED,
     Seal,
@@ -183,13 +184,22 @@ class Artifact:
                 other files.
 
         Raises:
-            UsageError: `path` is not a path.
+            UsageError: `path` is not a path, or an engine is there.
             MissingInputError: there is no artifact there, or a file of it is missing.
             ArtifactError: the manifest is malformed, or a file differs from it.
         """
         path = Path(path_text(path, "path"))
         file = path / MANIFEST
         if not file.is_file() or file.is_symlink():
+            if kind_of(path) is Kind.engine:
+                raise UsageError(
+                    f"{path} is an engine, not an artifact",
+                    Kind.engine.hint,
+                    code="artifact.is_engine",
+                    file=str(path),
+                    expected=f"a directory written by {Kind.artifact.writer}",
+                    found=f"one written by {Kind.engine.writer}",
+                )
             found, hint = "nothing", f"make one with `mamba-export onnx SOURCE -o {path}`"
             if path.is_dir():
                 found = "a directory without a manifest"

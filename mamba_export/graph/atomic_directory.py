@@ -16,6 +16,7 @@ from types import TracebackType
 from typing_extensions import Self
 
 from mamba_export.errors import BusyError, OutputError, StorageError
+from mamba_export.graph.kinds import Kind, kind_of
 from mamba_export.graph.remains import owner_file, owner_record, remove, sweep
 
 _RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2
@@ -35,6 +36,7 @@ class AtomicDirectory:
         replaceable: with ``force``, only a directory of which this is true is replaced.
         force: replace an existing directory.
         source: a directory that must not overlap the target.
+        kind: of the directory, for messages.
 
     Raises:
         OutputError: the target exists, overlaps the source, or cannot be created.
@@ -49,11 +51,13 @@ class AtomicDirectory:
         replaceable: Callable[[Path], bool],
         force: bool = False,
         source: Path | None = None,
+        kind: Kind = Kind.artifact,
     ) -> None:
         self.target = Path(os.path.abspath(target))
         self.replaceable = replaceable
         self.force = force
         self.source = source
+        self.kind = kind
         self.path = self.target
         self._lock: int | None = None
         self._parents: list[Path] = []
@@ -125,13 +129,14 @@ class AtomicDirectory:
             if source == target or source in target.parents or target in source.parents:
                 raise OutputError(
                     "the output overlaps the source",
-                    "choose an output directory outside the checkpoint",
+                    "choose an output directory outside of it",
                     code="output.overlap",
                     file=str(self.target),
                     expected=f"outside {source}",
                 )
         if not os.path.lexists(self.target):
             return
+        self._check_kind()
         if not self.force:
             raise OutputError(
                 "the output exists already",
@@ -141,15 +146,29 @@ class AtomicDirectory:
             )
         self._check_replaceable(self.target)
 
+    def _check_kind(self) -> None:
+        """Check that an artifact is not to replace an engine, nor an engine an artifact."""
+        there = kind_of(self.target)
+        if there is not None and there is not self.kind:
+            raise OutputError(
+                f"the output is an {there.value}, and this writes an {self.kind.value}",
+                f"choose another directory, or remove the {there.value} yourself: --force replaces "
+                f"an {self.kind.value} only",
+                code="output.other_kind",
+                file=str(self.target),
+                expected=f"a new directory, or an {self.kind.value} and --force",
+                found=f"a directory written by {there.writer}",
+            )
+
     def _check_replaceable(self, directory: Path) -> None:
         if directory.is_symlink() or not directory.is_dir() or not self.replaceable(directory):
             raise OutputError(
                 "the output exists and is not only what mamba-export wrote",
-                "--force replaces an artifact without other files in it; move or remove this "
-                "directory yourself",
+                f"--force replaces an {self.kind.value} without other files in it; move or remove "
+                "this directory yourself",
                 code="output.foreign",
                 file=str(self.target),
-                expected="an artifact and no other files",
+                expected=f"an {self.kind.value} and no other files",
             )
 
     def _publish(self) -> None:
