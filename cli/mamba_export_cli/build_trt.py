@@ -55,7 +55,7 @@ def trt(
     max_seqlen: MaxSeqlenOpt = 2048,
     opt_seqlen: OptSeqlenOpt = None,
     logits: EngineLogitsOpt = "all",
-    native: EngineNativeOpt = True,
+    native: EngineNativeOpt = None,
     plugins_in_engine: PluginsInEngineOpt = False,
     strip_weights: StripWeightsOpt = False,
     weight_streaming: WeightStreamingOpt = False,

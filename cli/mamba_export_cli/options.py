@@ -266,8 +266,12 @@ EngineLogitsOpt = Annotated[
     ),
 ]
 EngineNativeOpt = Annotated[
-    bool,
-    typer.Option("--native/--no-native", help="Run our plugins, or else the function bodies."),
+    bool | None,
+    typer.Option(
+        "--native/--no-native",
+        help="Run our plugins, or else the function bodies; tensorrt_rtx has no choice.",
+        show_default="native, in tensorrt",
+    ),
 ]
 PluginsInEngineOpt = Annotated[
     bool,
