@@ -48,10 +48,15 @@ def next_steps(artifact: Artifact, source: str, output: Path) -> list[str]:
     directory, checkpoint = shlex.quote(str(output)), shlex.quote(source)
     if artifact.manifest.dtype.value == "bfloat16":
         return ["bfloat16 is for GPU runtimes; this version cannot run it on the CPU"]
-    has_tokenizer = "tokenizer.json" in artifact.manifest.files
-    prompt = '--prompt "Once upon a time"' if has_tokenizer else "--tokens 1,2,3"
     return [
         "next:",
         f"  mamba-export parity {printable(directory)} --against {printable(checkpoint)}",
-        f"  mamba-export run {printable(directory)} {prompt}",
+        f"  {run_command(artifact, output)}",
     ]
+
+
+def run_command(artifact: Artifact, output: Path) -> str:
+    """Return the command that runs an artifact on text, or on ids where it has no tokenizer."""
+    has_tokenizer = "tokenizer.json" in artifact.manifest.files
+    prompt = '--prompt "Once upon a time"' if has_tokenizer else "--tokens 1,2,3"
+    return f"mamba-export run {printable(shlex.quote(str(output)))} {prompt}"

@@ -1,4 +1,7 @@
-"""Every argument and option, typed and explained once."""
+"""Every argument and option, typed and explained once.
+
+What a value is called (its metavar) is short, or `--help` cuts the options' names at 80 columns.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,12 @@ VersionOpt = Annotated[
     typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
 ]
 FormatOpt = Annotated[
-    Format, typer.Option("--format", help="Tables for people, or one JSON document on stdout.")
+    Format,
+    typer.Option(
+        "--format",
+        metavar="NAME",
+        help="human: tables for people; json: one JSON document on stdout.",
+    ),
 ]
 
 SourceArg = Annotated[
@@ -130,7 +138,9 @@ StopOpt = Annotated[
 ]
 ThreadsOpt = Annotated[
     int | None,
-    typer.Option("--threads", min=1, help="Of the runtime.", show_default="the runtime's choice"),
+    typer.Option(
+        "--threads", metavar="N", min=1, help="Of the runtime.", show_default="the runtime's choice"
+    ),
 ]
 NativeOpt = Annotated[
     bool,
@@ -160,12 +170,15 @@ ParityTokensOpt = Annotated[
     int | None,
     typer.Option(
         "--tokens",
+        metavar="N",
         min=1,
         help="Compare the logits of this many positions.",
         show_default="256, or two chunks and one where the model has chunks",
     ),
 ]
-StepsOpt = Annotated[int, typer.Option("--steps", min=0, help="Compare this many greedy tokens.")]
+StepsOpt = Annotated[
+    int, typer.Option("--steps", metavar="N", min=0, help="Compare this many greedy tokens.")
+]
 ReportOpt = Annotated[
     Path | None,
     typer.Option("--report", metavar="FILE.html", help="Also write a page with pictures."),
@@ -187,8 +200,12 @@ PrefillOpt = Annotated[
         show_default="64, 512 and 2048",
     ),
 ]
-DecodeOpt = Annotated[int, typer.Option("--decode", min=1, help="Measure this many steps.")]
-BatchOpt = Annotated[int, typer.Option("--batch", min=1, help="Rows of a prompt and of a step.")]
+DecodeOpt = Annotated[
+    int, typer.Option("--decode", metavar="N", min=1, help="Measure this many steps.")
+]
+BatchOpt = Annotated[
+    int, typer.Option("--batch", metavar="N", min=1, help="Rows of a prompt and of a step.")
+]
 LogitsOpt = Annotated[
     LogitsName,
     typer.Option(
@@ -199,7 +216,9 @@ LogitsOpt = Annotated[
 ]
 SecondsOpt = Annotated[
     float,
-    typer.Option("--seconds", min=0.0, help="To spend; each length is run twice all the same."),
+    typer.Option(
+        "--seconds", metavar="N", min=0.0, help="To spend; each length is run twice all the same."
+    ),
 ]
 
 BitsOpt = Annotated[int, typer.Option("--bits", help="Of a weight: 8 or 4.")]
