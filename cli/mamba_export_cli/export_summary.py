@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,12 +51,11 @@ def next_steps(artifact: Artifact, source: str, output: Path) -> list[str]:
     return [
         "next:",
         f"  mamba-export parity {printable(directory)} --against {printable(checkpoint)}",
-        f"  {run_command(artifact, output)}",
+        f"  {run_command(artifact.manifest.files, output)}",
     ]
 
 
-def run_command(artifact: Artifact, output: Path) -> str:
-    """Return the command that runs an artifact on text, or on ids where it has no tokenizer."""
-    has_tokenizer = "tokenizer.json" in artifact.manifest.files
-    prompt = '--prompt "Once upon a time"' if has_tokenizer else "--tokens 1,2,3"
+def run_command(files: Container[str], output: Path) -> str:
+    """Return the command that runs a directory of these files: on ids where no tokenizer is."""
+    prompt = '--prompt "Once upon a time"' if "tokenizer.json" in files else "--tokens 1,2,3"
     return f"mamba-export run {printable(shlex.quote(str(output)))} {prompt}"

@@ -77,6 +77,8 @@ def _as_usage_error(error: typer.TyperException, command: str) -> UsageError:
         found, choices = match["found"], re.findall(r"'([^']*)'", match["choices"])
         if near := difflib.get_close_matches(found.lower(), choices, n=1):
             hint = f"did you mean {near[0]}? {hint}"
+    elif "unexpected extra argument" in message:
+        hint = f"put the name of an option before its value, such as --format json; {hint}"
     return UsageError(
         escaped(message, 2000),
         hint=hint,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from mamba_export_cli.engine_summary import capabilities_text, profile_text
 from mamba_export_cli.output import plain, table
 from mamba_export_cli.states import states_table
 from mamba_export_cli.text import size
@@ -92,20 +93,6 @@ def engine_tables(facts: EngineFacts) -> list[RenderableType]:
         _config(facts.config),
         states_table(facts.states, facts.state_bytes),
     ]
-
-
-def profile_text(axes: Mapping[str, tuple[int, int, int]]) -> str:
-    """Return "batch 1 to 8, best 1, ..." for a person."""
-    return ", ".join(
-        f"{name} {low}" if low == high else f"{name} {low} to {high}, best {best}"
-        for name, (low, best, high) in axes.items()
-    )
-
-
-def capabilities_text(capabilities: Sequence[str], gpu: str | None) -> str:
-    """Return what GPUs an engine is for."""
-    built = "" if gpu is None else f", built on {gpu}"
-    return f"compute capability {' and '.join(capabilities)}{built}"
 
 
 def _quantization(quantization: Quantization) -> str:

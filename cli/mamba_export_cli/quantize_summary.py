@@ -51,7 +51,7 @@ def quantize_summary(
     ]
     weights = f"{quantization.bits} bits in blocks of up to {quantization.block}"
     headline = f"wrote {printable(str(output))}: {manifest.family}, {weights}\n"
-    next_step = f"next:\n  {run_command(artifact, output)}"
+    next_step = f"next:\n  {run_command(manifest.files, output)}"
     return document, headline, table("what it changes", ["", ""], rows), next_step
 
 

@@ -71,7 +71,9 @@ class EngineOptions:
             raise _usage("level", "0 to 5", self.level)
         for each in self.compute_capabilities:
             if not _CAPABILITY.fullmatch(each):
-                raise _usage("compute_capability", "such as 8.9", each)
+                raise _usage(
+                    "compute_capability", "8.9 or the like, and repeat the option for another", each
+                )
         if len(set(self.compute_capabilities)) < len(self.compute_capabilities):
             raise _usage("compute_capability", "each once", ", ".join(self.compute_capabilities))
         if self.plugins_in_engine and self.native is False:

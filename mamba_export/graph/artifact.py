@@ -25,6 +25,7 @@ from mamba_export.models.state import IoNames, StateSpec
 MANIFEST = "manifest.json"
 DATA_FILE = "model.onnx.data"
 SCHEMA = 1
+_OF_CHECKPOINTS = ("config.json", "params.json")
 ACTIVATION_TYPES = (DType.float32, DType.float16, DType.bfloat16)
 _AGAIN = "copy the whole directory again, or export again"
 _KNOWN: dict[str, tuple[object, ...]] = {
@@ -201,11 +202,14 @@ class Artifact:
                     found=f"one written by {Kind.engine.writer}",
                 )
             found, hint = "nothing", f"make one with `mamba-export onnx SOURCE -o {path}`"
-            if path.is_dir():
+            if any((path / name).is_file() for name in _OF_CHECKPOINTS):
+                found = "a checkpoint"
+                hint = f"make one of it: `mamba-export onnx {path} -o DIR`; then give DIR"
+            elif path.is_dir():
                 found = "a directory without a manifest"
                 hint = "give an artifact; `mamba-export onnx` makes one from a checkpoint"
             elif path.is_file():
-                found, hint = "a file", f"give the artifact's directory: {path.parent}"
+                found, hint = "a file", f"give its directory: {path.parent}"
             raise MissingInputError(
                 f"{path} is not an artifact: it has no {MANIFEST}",
                 hint,

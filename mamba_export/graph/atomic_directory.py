@@ -123,6 +123,7 @@ class AtomicDirectory:
             )
 
     def _check_target(self) -> None:
+        self._check_parents()
         if self.source is not None:
             source = Path(os.path.realpath(self.source))
             target = Path(os.path.realpath(self.target))
@@ -145,6 +146,18 @@ class AtomicDirectory:
                 file=str(self.target),
             )
         self._check_replaceable(self.target)
+
+    def _check_parents(self) -> None:
+        """Check that no artifact or engine would get a file that its manifest does not know."""
+        for parent in self.target.parents:
+            if (kind := kind_of(parent)) is not None:
+                raise OutputError(
+                    f"the output lies in an {kind.value}, which holds its own files only",
+                    f"give a directory of its own, outside {parent}",
+                    code="output.inside",
+                    file=str(self.target),
+                    expected=f"outside {parent}",
+                )
 
     def _check_kind(self) -> None:
         """Check that an artifact is not to replace an engine, nor an engine an artifact."""

@@ -209,6 +209,12 @@ def test_a_value_that_is_no_choice_is_named_with_the_choices(
     assert near is None or f"did you mean {near}? " in found.stderr
 
 
+def test_a_prompt_without_its_option_is_answered_with_how_to_give_one(cli) -> None:
+    found = cli("run", "tiny", "The json module")
+    assert found.code == 2
+    assert "fix: put the name of an option before its value" in found.stderr
+
+
 def test_an_unknown_format_is_answered_for_people(cli) -> None:
     found = cli("env", "--format", "yaml")
     assert found.code == 2

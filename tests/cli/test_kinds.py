@@ -150,6 +150,25 @@ def test_neither_replaces_the_other(cli, made, line: str, force: tuple[str, ...]
     assert sorted(path.name for path in words[3].iterdir()) == before
 
 
+INSIDE = {
+    "onnx CHECKPOINT -o ARTIFACT new": "artifact",
+    "onnx CHECKPOINT -o ENGINE deep/new": "engine",
+    "trt ARTIFACT -o ENGINE new": "engine",
+}
+
+
+@pytest.mark.parametrize("line", INSIDE)
+def test_neither_gets_files_that_its_manifest_does_not_know(cli, made, line: str) -> None:
+    places = {"ENGINE": made.engine, "ARTIFACT": made.artifact, "CHECKPOINT": CHECKPOINT}
+    *words, output, name = (places.get(word, word) for word in line.split())
+    before = sorted(path.name for path in output.iterdir())
+    error = cli(*words, output / name, "--format", "json").json["error"]
+    assert (error["code"], error["file"]) == ("output.inside", str(output / name))
+    assert f"lies in an {INSIDE[line]}, which holds its own files only" in error["message"]
+    assert error["hint"] == f"give a directory of its own, outside {output}"
+    assert sorted(path.name for path in output.iterdir()) == before
+
+
 def test_force_says_what_it_would_replace(cli, made) -> None:
     (made.engine / "notes.txt").write_text("mine")
     failed = cli("trt", made.artifact, "-o", made.engine, "--force", "--format", "json")
