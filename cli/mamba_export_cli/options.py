@@ -143,14 +143,21 @@ ThreadsOpt = Annotated[
     ),
 ]
 NativeOpt = Annotated[
-    bool,
-    typer.Option("--native/--no-native", help="Run our kernels, or else the function bodies."),
+    bool | None,
+    typer.Option(
+        "--native/--no-native",
+        help="Run our kernels, or else the function bodies; not for an engine.",
+        show_default="native",
+    ),
 ]
 
 DeviceOpt = Annotated[
-    str,
+    str | None,
     typer.Option(
-        "--device", metavar="NAME", help="Where to run: cpu, cuda, or one of several as cuda:1."
+        "--device",
+        metavar="NAME",
+        help="Where to run: cpu, cuda, or one of several as cuda:1; not for an engine.",
+        show_default="cpu",
     ),
 ]
 
