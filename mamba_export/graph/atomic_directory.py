@@ -182,6 +182,7 @@ class AtomicDirectory:
                 code="output.foreign",
                 file=str(self.target),
                 expected=f"an {self.kind.value} and no other files",
+                found=_described(directory),
             )
 
     def _publish(self) -> None:
@@ -275,6 +276,19 @@ def write_all(descriptor: int, data: memoryview) -> None:
     """Write every byte: a nearly full disk takes a part of a write and reports success."""
     while data:
         data = data[os.write(descriptor, data) :]
+
+
+def _described(path: Path) -> str:
+    """Return what is at a path, for a message."""
+    if path.is_symlink():
+        return "a symbolic link"
+    if not path.is_dir():
+        return "a file"
+    try:
+        names = sorted(os.listdir(path))
+    except OSError as error:
+        return f"a directory: {error.strerror}"
+    return f"a directory of {', '.join(names)}" if names else "an empty directory"
 
 
 def _flush(path: Path) -> None:
