@@ -140,7 +140,8 @@ bench-cpu: venv $(STAMP)-bench ## speed, load and quality on this CPU, against o
 # that its Python lacks can lie in build/packages (pip install --target build/packages ...). RESULTS
 # is where the record goes, if not to benchmarks/results; BUDGET are seconds for everything, CASE is
 # a pattern of what to measure without tests, and WHOLE=1 measures the largest models with all layers.
-# ONNX Runtime's headers are fetched where that works; without them there are no sessions.
+# ONNX Runtime's headers are fetched where that works; without them there are no sessions. Without a
+# device it builds what CUDA_ARCHITECTURES names and ends with an error: nothing was tested.
 gpu: ## on a machine with a GPU: build for it, test, measure; no network, about ten minutes
 	$(if $(HEADERS),-test -d $(HEADERS) || timeout 60 cmake/fetch_onnxruntime_headers.sh $(ONNXRUNTIME_ROOT))
 	ONNXRUNTIME_ROOT=$(ONNXRUNTIME_ROOT) \

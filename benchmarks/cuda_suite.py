@@ -30,7 +30,7 @@ APART = (FloorsCase, CudaKernelCase)
 """Cases that use the device themselves; the others start processes that do."""
 CASE_S, SLOW_CASE_S = 150.0, 600.0
 """For a case, and for one with slow peers; most of it is what kernels take to compile at first."""
-LEAST_S = 45.0
+LEAST_S = 75.0
 """What must be left for a whole model: making, exporting and checking it takes as long."""
 GRACE_S = 15.0
 """What the last case may take beyond the budget."""

@@ -1,4 +1,4 @@
-"""What a checkpoint or an artifact holds, read without running it or reading its weights."""
+"""What a checkpoint, an artifact or an engine holds, read without running it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mamba_export.checkpoint import Checkpoint, load_checkpoint
 from mamba_export.dtypes import DType
+from mamba_export.engine.directory import Engine, is_engine
 from mamba_export.errors import ArtifactError, UnsupportedModelError
 from mamba_export.graph.artifact import Artifact, Manifest, Quantization
 from mamba_export.runtime.libraries import NativeLibrary, native_library
@@ -18,6 +19,7 @@ from mamba_export.runtime.libraries import NativeLibrary, native_library
 if TYPE_CHECKING:
     import onnx
 
+    from mamba_export.engine.options import EngineOptions, Range
     from mamba_export.models.state import StateSpec
 
 
@@ -124,6 +126,54 @@ class ArtifactFacts:
 
 
 @dataclass(frozen=True)
+class EngineFacts:
+    """An engine.
+
+    Args:
+        runtime, runtime_version: what built it, and nothing else runs it.
+        compute_capabilities: of the GPUs that it is for; gpu: the one that it was built on, if any.
+        route: what runs our ops in it.
+        plugins: sha256 of the library that it runs, None if it runs none.
+        source: name of the checkpoint that its artifact came from.
+        config: the family's config: every size of the model.
+        artifact: sha256 of its artifact's manifest.
+        options: that it was built with.
+        profiles: smallest, best and largest size of the axes, by optimization profile.
+        states: inputs and outputs of every recurrent state.
+        state_bytes: the states of one sequence, whatever its length.
+        files: sizes by name.
+        verified: whether all files were hashed and match the manifest; else the plan was not.
+    """
+
+    path: str
+    runtime: str
+    runtime_version: str
+    compute_capabilities: tuple[str, ...]
+    gpu: str | None
+    route: str
+    plugins: str | None
+    family: str
+    source: str
+    layout: str
+    dialect: str
+    dtype: str
+    padded: bool
+    n_layer: int
+    vocab_size: int
+    padded_vocab_size: int
+    eos_token_ids: tuple[int, ...]
+    config: dict[str, Any]
+    ops: dict[str, int]
+    artifact: str
+    options: EngineOptions
+    profiles: dict[str, dict[str, Range]]
+    states: tuple[StateFacts, ...]
+    state_bytes: int
+    files: dict[str, int]
+    verified: bool
+
+
+@dataclass(frozen=True)
 class CheckpointFacts:
     """A checkpoint.
 
@@ -151,19 +201,24 @@ class CheckpointFacts:
     memory: Memory
 
 
-def inspect_path(path: str, *, verify: bool = True) -> ArtifactFacts | CheckpointFacts:
-    """Describe an artifact or a checkpoint.
+def inspect_path(
+    path: str, *, verify: bool = True
+) -> ArtifactFacts | EngineFacts | CheckpointFacts:
+    """Describe an artifact, an engine or a checkpoint.
 
     Args:
         path: a directory, or the hub id of a checkpoint. A directory with a manifest or a
-            `model.onnx` is an artifact.
-        verify: hash the files of an artifact and compare them with its manifest.
+            `model.onnx` is an artifact, one with an `engine.json` an engine.
+        verify: hash the files of an artifact or engine and compare them with its manifest. Without
+            it, of an engine all but the plan are hashed.
 
     Raises:
         MissingInputError: there is nothing at `path`.
-        ArtifactError: an artifact's files are damaged; the file is named.
+        ArtifactError: files of an artifact or engine are damaged; the file is named.
         CheckpointError: a checkpoint is malformed.
     """
+    if is_engine(path):
+        return describe_engine(Engine.load(path, verify=verify), verified=verify)
     directory = Path(path)
     if any((directory / name).is_file() for name in ("manifest.json", "model.onnx")):
         return describe_artifact(Artifact.load(directory, verify=verify), verified=verify)
@@ -205,6 +260,39 @@ def describe_artifact(artifact: Artifact, *, verified: bool) -> ArtifactFacts:
             sum(size for name, size in sizes.items() if name.endswith(".data")),
             state_bytes(manifest.states),
         ),
+    )
+
+
+def describe_engine(engine: Engine, *, verified: bool) -> EngineFacts:
+    """Collect the facts of an engine that was loaded with or without verification."""
+    manifest, model = engine.manifest, engine.model
+    return EngineFacts(
+        path=str(engine.path),
+        runtime=manifest.runtime.value,
+        runtime_version=manifest.runtime_version,
+        compute_capabilities=manifest.compute_capabilities,
+        gpu=manifest.gpu,
+        route=manifest.route,
+        plugins=manifest.plugins,
+        family=model.family,
+        source=str(model.source.get("name")),
+        layout=str(model.source.get("layout")),
+        dialect=model.dialect,
+        dtype=model.dtype.value,
+        padded=model.padded,
+        n_layer=model.n_layer,
+        vocab_size=model.vocab_size,
+        padded_vocab_size=model.padded_vocab_size,
+        eos_token_ids=model.eos_token_ids,
+        config=dict(model.config),
+        ops=dict(model.ops),
+        artifact=manifest.artifact,
+        options=manifest.options,
+        profiles=manifest.options.profiles,
+        states=describe_states(model),
+        state_bytes=state_bytes(model.states),
+        files={name: int(facts["size"]) for name, facts in sorted(manifest.files.items())},
+        verified=verified,
     )
 
 

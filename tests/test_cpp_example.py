@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -223,6 +224,16 @@ def test_what_is_wrong_is_told(program: Path, engine, exports: Exports, name: st
 
 def test_it_is_no_longer_than_an_example() -> None:
     assert len((SOURCE / "generate.cpp").read_text().splitlines()) <= 250
+
+
+def test_its_readme_fetches_the_headers_that_it_then_gives() -> None:
+    blocks = (SOURCE / "README.md").read_text().split("```")[1::2]
+    fetch = r"^(cmake/fetch_tensorrt_headers\.sh) (\S+)$"
+    [(script, place, block)] = [
+        (*found.groups(), block) for block in blocks if (found := re.search(fetch, block, re.M))
+    ]
+    assert os.access(ROOT / script, os.X_OK)
+    assert f"-D TensorRT_ROOT=$PWD/{place} " in block, "CMake takes a relative path for none"
 
 
 def test_it_compiles_with_the_headers_of_tensorrt(tmp_path: Path) -> None:

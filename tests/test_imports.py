@@ -33,6 +33,8 @@ LAW = {
     "inspection": (
         *BASE,
         "mamba_export.checkpoint.*",
+        "mamba_export.engine.directory",
+        "mamba_export.engine.options",
         "mamba_export.graph.artifact",
         "mamba_export.models.*",
         "mamba_export.runtime.libraries",
@@ -56,6 +58,7 @@ LAW = {
     "graph.artifact": (
         *BASE,
         "mamba_export",
+        "mamba_export.graph.kinds",
         "mamba_export.graph.sealed_files",
         "mamba_export.models.state",
     ),
@@ -65,6 +68,7 @@ LAW = {
         "mamba_export",  # its version
         "mamba_export.graph.artifact",
         "mamba_export.graph.atomic_directory",
+        "mamba_export.graph.kinds",
         "mamba_export.graph.passes.*",
         "mamba_export.graph.sealed_files",
         "mamba_export.models.state",

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import nvidia_smi
-from benchmarks.cuda.device import MODULES, architecture
+from benchmarks.cuda.device import MODULES, architecture, nothing_ran
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "cuda"
@@ -73,10 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = options.architectures
     if not chosen:
         if device is None:
-            return _stop(
-                "no CUDA device (nvidia-smi finds none): nothing is built, tested or measured; "
-                "to build all the same, say for what: make gpu CUDA_ARCHITECTURES=90a-real"
-            )
+            return _stop(nothing_ran("gpu", ""))
         chosen = architecture(str(device["compute_capability"]))
     for what, modules in (("tests", TESTS), ("kernels", SUITE), ("whole models", MODELS)):
         if absent := _absent(modules):
@@ -85,10 +82,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not _build(chosen):
         return _stop("the build failed")
     if device is None:
-        return _stop(f"built for {chosen}; no CUDA device: nothing is tested or measured")
+        return _stop(nothing_ran("gpu", chosen))
     _say(f"{device['name']}, driver {device['driver']}, built for {chosen}")
-    failed = 0 if options.case != ALL else _test(options.results)
-    return max(failed, _measure(options, end - time.monotonic()))
+    failed = ["tests"] if options.case == ALL and _test(options.results) else []
+    failed += ["measurements"] if _measure(options, end - time.monotonic()) else []
+    return _stop(f"failed: {' and '.join(failed)}; the reasons are above") if failed else 0
 
 
 def cuda_libraries() -> list[str]:

@@ -52,6 +52,20 @@ def runtime_problem() -> str | None:
     return None
 
 
+def nothing_ran(target: str, built_for: str) -> str:
+    """Return the last line of a run without a device: what was done, and what is next.
+
+    Args:
+        target: of make.
+        built_for: the architectures, or nothing where nothing was built.
+    """
+    why = "no CUDA device (nvidia-smi finds none). It counts as failed: nothing was tested. Next:"
+    if built_for:
+        return f"built for {built_for}; nothing ran: {why} make {target} on a machine with a GPU"
+    build = f"make {target} CUDA_ARCHITECTURES=90a-real, to build here all the same"
+    return f"nothing was built, and nothing ran: {why} {build}; or do it on a machine with a GPU"
+
+
 def architecture(capability: str) -> str:
     """Return what CMake calls a device's architecture.
 

@@ -24,12 +24,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import hardware, nvidia_smi
-from benchmarks.cuda.device import architecture
+from benchmarks.cuda.device import architecture, nothing_ran
 from benchmarks.report import Row, Verdict, judge, record, summary
 from benchmarks.tensorrt.steps import ROOT, WORK, Step, steps
 
 TOOLS = ("c++", "nvcc", "cmake", "ninja")
 MODULES = ("tensorrt", "torch", "onnxruntime", "onnx_ir", "onnxscript", "typer", "tokenizers")
+
+_NO_DEVICE = "no CUDA device"
+_OWED = (Verdict.must, Verdict.aim, Verdict.not_run)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,10 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(f"{device['name']}, driver {device['driver']}")
         chosen = chosen or architecture(str(device["compute_capability"]))
     elif not chosen:
-        _say(
-            "no CUDA device (nvidia-smi finds none): all steps are listed, and none is done; to do"
-        )
-        _say("those that launch nothing, say what to build for: CUDA_ARCHITECTURES=90a-real")
+        _say("no CUDA device (nvidia-smi finds none): all steps are listed, and none is done")
     WORK.mkdir(parents=True, exist_ok=True)
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     commit, dirty = hardware.commit()
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             continue
         _say(f"{step.name}: {shlex.join(step.command)}")
         lacking = [name for name in step.needs if name not in done]
-        reason = "no CUDA device" if device is None and (step.launches or not chosen) else ""
+        reason = _NO_DEVICE if device is None and (step.launches or not chosen) else ""
         reason = reason or (f"needs: {', '.join(lacking)}" if lacking else "")
         reason = reason or ("time budget" if time.monotonic() > end else "")
         row = Row(step.name, "ours", {}, Verdict.not_run, reason) if reason else run_step(step)
@@ -78,7 +78,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if device is not None:  # at once: a run that is cut short keeps what it has
             record("tensorrt", [row], options.results, run)
     _say(summary(rows))
-    return int(any(row.verdict not in (Verdict.must, Verdict.aim) for row in rows))
+    if rows and all(row.verdict in (Verdict.must, Verdict.aim) for row in rows):
+        return 0
+    _say(_ending(rows, options.case, chosen, device is not None))
+    return 1
+
+
+def _ending(rows: Sequence[Row], case: str, chosen: str, has_device: bool) -> str:
+    """Return why this counts as failed, and what to do next."""
+    failed = [row.case for row in rows if row.verdict not in _OWED]
+    if not rows:
+        return f"nothing was done: no step is called {case}; without CASE all are listed"
+    if failed:
+        return f"failed: {', '.join(failed)}; the reasons are above"
+    if has_device or any(row.verdict is Verdict.not_run and row.note != _NO_DEVICE for row in rows):
+        return "it counts as failed: some steps were not run; the reasons are above"
+    built = any(row.case == "build" and row.verdict is Verdict.must for row in rows)
+    return nothing_ran("gpu-trt", chosen if built else "")
 
 
 def run_step(step: Step) -> Row:

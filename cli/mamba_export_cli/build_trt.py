@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from mamba_export.errors import UsageError
+from mamba_export_cli.engine_summary import engine_summary
 from mamba_export_cli.options import (
     ArtifactArg,
     BuilderLevelOpt,
     CapabilityOpt,
+    EngineForceOpt,
     EngineLogitsOpt,
     EngineNativeOpt,
     EngineOutputOpt,
     EngineRuntimeOpt,
-    ForceOpt,
     FormatOpt,
     HardwareOpt,
     MaxBatchOpt,
@@ -28,12 +27,8 @@ from mamba_export_cli.options import (
     VersionCompatibleOpt,
     WeightStreamingOpt,
 )
-from mamba_export_cli.output import Sink, table
+from mamba_export_cli.output import Sink
 from mamba_export_cli.signals import writing
-from mamba_export_cli.text import printable, size
-
-if TYPE_CHECKING:
-    from mamba_export import Engine
 
 EXAMPLE = """Example:
   mamba-export trt tiny -o tiny-engine
@@ -54,7 +49,7 @@ def trt(
     max_seqlen: MaxSeqlenOpt = 2048,
     opt_seqlen: OptSeqlenOpt = None,
     logits: EngineLogitsOpt = "all",
-    native: EngineNativeOpt = True,
+    native: EngineNativeOpt = None,
     plugins_in_engine: PluginsInEngineOpt = False,
     strip_weights: StripWeightsOpt = False,
     weight_streaming: WeightStreamingOpt = False,
@@ -64,10 +59,13 @@ def trt(
     builder_level: BuilderLevelOpt = None,
     tf32: Tf32Opt = False,
     refit: RefitOpt = None,
-    force: ForceOpt = False,
+    force: EngineForceOpt = False,
     fmt: FormatOpt = "human",
 ) -> None:
-    """Build a TensorRT or TensorRT-RTX engine from an artifact, or give one its weights."""
+    """Build a TensorRT or TensorRT-RTX engine from an artifact, in its dtype.
+
+    With --refit, give an engine the artifact's weights.
+    """
     from mamba_export import EngineOptions, build_engine, refit_engine
 
     sink = Sink(fmt)
@@ -92,7 +90,7 @@ def trt(
             raise _refit_with_options()
         with writing():
             engine = refit_engine(path, refit, output, force=force)
-        _tell(sink, engine, {}, [])
+        sink.result(*engine_summary(engine, path, output, {}, []))
         return
     with sink.progress() as progress, writing():
         built = build_engine(
@@ -108,26 +106,7 @@ def trt(
         sink.warn(problem)
     figures = {"seconds": built.seconds, "layers": built.layers, "warnings": built.problems}
     rows = [("layers", built.layers), ("build", f"{built.seconds:.1f} s")]
-    _tell(sink, built.engine, figures, rows)
-
-
-def _tell(
-    sink: Sink, engine: Engine, figures: dict[str, object], rows: list[tuple[str, object]]
-) -> None:
-    manifest = engine.manifest
-    plan_bytes = manifest.files[engine.plan.name]["size"]
-    document = {"path": str(engine.path), "bytes": plan_bytes, "engine": manifest, **figures}
-    profiles = manifest.options.profiles.items()
-    facts = [
-        ("built by", f"{manifest.runtime.value} {manifest.runtime_version}"),
-        ("for", ", ".join(manifest.compute_capabilities)),
-        ("our ops run as", manifest.route),
-        *((f"profile {name}", _sizes(axes)) for name, axes in profiles),
-        ("engine", size(plan_bytes)),
-        *rows,
-    ]
-    headline = f"wrote {printable(str(engine.path))}: {engine.model.family}, not run yet\n"
-    sink.result(document, headline, table("engine", ["", ""], facts))
+    sink.result(*engine_summary(built.engine, path, output, figures, rows))
 
 
 def _refit_with_options() -> UsageError:
@@ -138,12 +117,4 @@ def _refit_with_options() -> UsageError:
         option="--refit",
         expected="no option of a build",
         found="one, or more",
-    )
-
-
-def _sizes(axes: dict[str, tuple[int, int, int]]) -> str:
-    """Return "batch 1 to 8, best 1, ..." for a person."""
-    return ", ".join(
-        f"{name} {low}" if low == high else f"{name} {low} to {high}, best {best}"
-        for name, (low, best, high) in axes.items()
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,10 +48,14 @@ def next_steps(artifact: Artifact, source: str, output: Path) -> list[str]:
     directory, checkpoint = shlex.quote(str(output)), shlex.quote(source)
     if artifact.manifest.dtype.value == "bfloat16":
         return ["bfloat16 is for GPU runtimes; this version cannot run it on the CPU"]
-    has_tokenizer = "tokenizer.json" in artifact.manifest.files
-    prompt = '--prompt "Once upon a time"' if has_tokenizer else "--tokens 1,2,3"
     return [
         "next:",
         f"  mamba-export parity {printable(directory)} --against {printable(checkpoint)}",
-        f"  mamba-export run {printable(directory)} {prompt}",
+        f"  {run_command(artifact.manifest.files, output)}",
     ]
+
+
+def run_command(files: Container[str], output: Path) -> str:
+    """Return the command that runs a directory of these files: on ids where no tokenizer is."""
+    prompt = '--prompt "Once upon a time"' if "tokenizer.json" in files else "--tokens 1,2,3"
+    return f"mamba-export run {printable(shlex.quote(str(output)))} {prompt}"

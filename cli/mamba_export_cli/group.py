@@ -35,7 +35,7 @@ class GuardedGroup(TyperGroup):
         except typer.TyperException as error:
             known = arguments and arguments[0] in self.commands
             command = f"mamba-export {arguments[0]}" if known else "mamba-export"
-            status = self._fail(_as_usage_error(error, command))
+            status = self._fail(_as_usage_error(error, command, arguments))
         sys.exit(status if isinstance(status, int) else 0)
 
     def invoke(self, ctx: Any) -> Any:
@@ -66,9 +66,18 @@ def _asks_for_json(arguments: list[str]) -> bool:
 _NOT_A_CHOICE = re.compile(
     r""": (?P<quote>['"])(?P<found>.*?)(?P=quote) is not one of (?P<choices>'.+')"""
 )
+# And about one that is no number, or out of range: what it was, it leaves out.
+_INVALID = re.compile(r"Invalid value for '(?P<option>--[a-z-]+)': Input should be ")
 
 
-def _as_usage_error(error: typer.TyperException, command: str) -> UsageError:
+def _values(option: str, arguments: list[str]) -> list[str]:
+    """Return what was given as an option's values."""
+    following = [value for name, value in itertools.pairwise(arguments) if name == option]
+    joined = [each.partition("=")[2] for each in arguments if each.startswith(f"{option}=")]
+    return [*following, *joined]
+
+
+def _as_usage_error(error: typer.TyperException, command: str, arguments: list[str]) -> UsageError:
     message = error.format_message().replace("Value error, ", "")
     hint = f"see {command} --help"
     choices: list[str] = []
@@ -77,6 +86,10 @@ def _as_usage_error(error: typer.TyperException, command: str) -> UsageError:
         found, choices = match["found"], re.findall(r"'([^']*)'", match["choices"])
         if near := difflib.get_close_matches(found.lower(), choices, n=1):
             hint = f"did you mean {near[0]}? {hint}"
+    elif match := _INVALID.match(message):
+        found = ", ".join(_values(match["option"], arguments))
+    elif "unexpected extra argument" in message:
+        hint = f"put the name of an option before its value, such as --format json; {hint}"
     return UsageError(
         escaped(message, 2000),
         hint=hint,

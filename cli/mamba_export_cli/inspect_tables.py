@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from mamba_export_cli.engine_summary import capabilities_text, profile_text
 from mamba_export_cli.output import plain, table
 from mamba_export_cli.states import states_table
 from mamba_export_cli.text import size
@@ -14,7 +15,13 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from mamba_export.graph.artifact import Quantization
-    from mamba_export.inspection import ArtifactFacts, CheckpointFacts, DtypeFacts, Memory
+    from mamba_export.inspection import (
+        ArtifactFacts,
+        CheckpointFacts,
+        DtypeFacts,
+        EngineFacts,
+        Memory,
+    )
 
 
 def artifact_tables(facts: ArtifactFacts) -> list[RenderableType]:
@@ -25,7 +32,7 @@ def artifact_tables(facts: ArtifactFacts) -> list[RenderableType]:
         ("dialect", facts.dialect),
         ("dtype", facts.dtype),
         *(() if facts.quantization is None else (("weights", _quantization(facts.quantization)),)),
-        ("ops", ", ".join(f"{op} v{n}" for op, n in facts.ops.items()) or "none of ours"),
+        ("ops", _ops(facts.ops)),
         *((("native kernels", facts.native.cpu_isa or facts.native.problem),) if facts.ops else ()),
         ("inputs and outputs", f"{facts.io_names}{', padded batches' if facts.padded else ''}"),
         ("layers", facts.n_layer),
@@ -42,11 +49,49 @@ def artifact_tables(facts: ArtifactFacts) -> list[RenderableType]:
     ]
     return [
         table(f"artifact {facts.path}", ["", ""], rows),
-        table("files", ["file", "size"], [(name, size(n)) for name, n in facts.files.items()]),
+        _files(facts.files),
         _config(facts.config),
         _tensors(facts.dtypes),
         table("nodes", ["op", *(graph.name for graph in graphs), "run here by"], nodes),
         states_table(facts.states, facts.memory.state_bytes),
+        _memory(facts.memory),
+    ]
+
+
+def engine_tables(facts: EngineFacts) -> list[RenderableType]:
+    """Return what `inspect` shows of an engine."""
+    defaults = type(facts.options)()
+    settled = {"max_batch", "opt_batch", "max_seqlen", "opt_seqlen", "compute_capabilities"}
+    chosen = {
+        name: value
+        for name, value in plain(facts.options).items()
+        if name not in settled and value != getattr(defaults, name)
+    }
+    rows = [
+        ("built by", f"{facts.runtime} {facts.runtime_version}"),
+        ("for", capabilities_text(facts.compute_capabilities, facts.gpu)),
+        ("our ops run as", facts.route),
+        *((("plugin library", f"sha256 {facts.plugins}"),) if facts.plugins else ()),
+        *((f"profile {name}", profile_text(axes)) for name, axes in facts.profiles.items()),
+        (
+            "other options",
+            ", ".join(f"{name} {json.dumps(v)}" for name, v in chosen.items()) or "none",
+        ),
+        ("family", facts.family),
+        ("source", f"{facts.source} ({facts.layout})"),
+        ("artifact", f"manifest of sha256 {facts.artifact}"),
+        ("dialect", facts.dialect),
+        ("dtype", facts.dtype),
+        ("ops", _ops(facts.ops)),
+        ("layers", facts.n_layer),
+        ("vocabulary", f"{facts.vocab_size} ({facts.padded_vocab_size} with padding)"),
+        ("files", "match the manifest" if facts.verified else "the plan was not verified"),
+    ]
+    return [
+        table(f"engine {facts.path}", ["", ""], rows),
+        _files(facts.files),
+        _config(facts.config),
+        states_table(facts.states, facts.state_bytes),
     ]
 
 
@@ -89,7 +134,16 @@ def checkpoint_tables(facts: CheckpointFacts) -> list[RenderableType]:
         table(f"checkpoint {facts.source}", ["", ""], rows),
         _tensors(facts.dtypes),
         _config(facts.config),
+        _memory(facts.memory),
     ]
+
+
+def _ops(ops: Mapping[str, int]) -> str:
+    return ", ".join(f"{op} v{version}" for op, version in ops.items()) or "none of ours"
+
+
+def _files(files: Mapping[str, int]) -> RenderableType:
+    return table("files", ["file", "size"], [(name, size(n)) for name, n in files.items()])
 
 
 def _tensors(dtypes: Iterable[DtypeFacts]) -> RenderableType:
@@ -102,8 +156,7 @@ def _config(config: Mapping[str, Any]) -> RenderableType:
     return table("config", ["key", "value"], rows)
 
 
-def memory_table(memory: Memory) -> RenderableType:
-    """Return what running it takes at least."""
+def _memory(memory: Memory) -> RenderableType:
     rows = [
         ("weights", size(memory.weight_bytes)),
         ("state of one sequence", memory.state_bytes and size(memory.state_bytes)),

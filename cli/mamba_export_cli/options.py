@@ -1,4 +1,7 @@
-"""Every argument and option, typed and explained once."""
+"""Every argument and option, typed and explained once.
+
+What a value is called (its metavar) is short, or `--help` cuts the options' names at 80 columns.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,12 @@ VersionOpt = Annotated[
     typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
 ]
 FormatOpt = Annotated[
-    Format, typer.Option("--format", help="Tables for people, or one JSON document on stdout.")
+    Format,
+    typer.Option(
+        "--format",
+        metavar="NAME",
+        help="human: tables for people; json: one JSON document on stdout.",
+    ),
 ]
 
 SourceArg = Annotated[
@@ -46,7 +54,10 @@ ModelArg = Annotated[
     typer.Argument(metavar="DIR", help="An artifact, or an engine: what `mamba-export trt` wrote."),
 ]
 AnyArg = Annotated[
-    str, typer.Argument(metavar="PATH", help="An artifact, or a checkpoint (directory or hub id).")
+    str,
+    typer.Argument(
+        metavar="PATH", help="An artifact, an engine, or a checkpoint (directory or hub id)."
+    ),
 ]
 
 OutputOpt = Annotated[
@@ -127,17 +138,26 @@ StopOpt = Annotated[
 ]
 ThreadsOpt = Annotated[
     int | None,
-    typer.Option("--threads", min=1, help="Of the runtime.", show_default="the runtime's choice"),
+    typer.Option(
+        "--threads", metavar="N", min=1, help="Of the runtime.", show_default="the runtime's choice"
+    ),
 ]
 NativeOpt = Annotated[
-    bool,
-    typer.Option("--native/--no-native", help="Run our kernels, or else the function bodies."),
+    bool | None,
+    typer.Option(
+        "--native/--no-native",
+        help="Run our kernels, or else the function bodies; not for an engine.",
+        show_default="native",
+    ),
 ]
 
 DeviceOpt = Annotated[
-    str,
+    str | None,
     typer.Option(
-        "--device", metavar="NAME", help="Where to run: cpu, cuda, or one of several as cuda:1."
+        "--device",
+        metavar="NAME",
+        help="Where to run: cpu, cuda, or one of several as cuda:1; not for an engine.",
+        show_default="cpu",
     ),
 ]
 
@@ -157,18 +177,24 @@ ParityTokensOpt = Annotated[
     int | None,
     typer.Option(
         "--tokens",
+        metavar="N",
         min=1,
         help="Compare the logits of this many positions.",
         show_default="256, or two chunks and one where the model has chunks",
     ),
 ]
-StepsOpt = Annotated[int, typer.Option("--steps", min=0, help="Compare this many greedy tokens.")]
+StepsOpt = Annotated[
+    int, typer.Option("--steps", metavar="N", min=0, help="Compare this many greedy tokens.")
+]
 ReportOpt = Annotated[
     Path | None,
     typer.Option("--report", metavar="FILE.html", help="Also write a page with pictures."),
 ]
 VerifyOpt = Annotated[
-    bool, typer.Option("--verify/--no-verify", help="Hash an artifact's files, and name a bad one.")
+    bool,
+    typer.Option(
+        "--verify/--no-verify", help="Hash the files of an artifact or engine, and name a bad one."
+    ),
 ]
 
 PrefillOpt = Annotated[
@@ -181,8 +207,12 @@ PrefillOpt = Annotated[
         show_default="64, 512 and 2048",
     ),
 ]
-DecodeOpt = Annotated[int, typer.Option("--decode", min=1, help="Measure this many steps.")]
-BatchOpt = Annotated[int, typer.Option("--batch", min=1, help="Rows of a prompt and of a step.")]
+DecodeOpt = Annotated[
+    int, typer.Option("--decode", metavar="N", min=1, help="Measure this many steps.")
+]
+BatchOpt = Annotated[
+    int, typer.Option("--batch", metavar="N", min=1, help="Rows of a prompt and of a step.")
+]
 LogitsOpt = Annotated[
     LogitsName,
     typer.Option(
@@ -193,7 +223,9 @@ LogitsOpt = Annotated[
 ]
 SecondsOpt = Annotated[
     float,
-    typer.Option("--seconds", min=0.0, help="To spend; each length is run twice all the same."),
+    typer.Option(
+        "--seconds", metavar="N", min=0.0, help="To spend; each length is run twice all the same."
+    ),
 ]
 
 BitsOpt = Annotated[int, typer.Option("--bits", help="Of a weight: 8 or 4.")]
@@ -213,6 +245,7 @@ VerifyQuantizedOpt = Annotated[
 EngineOutputOpt = Annotated[
     Path, typer.Option("--output", "-o", metavar="DIR", help="The engine directory to create.")
 ]
+EngineForceOpt = Annotated[bool, typer.Option("--force", help="Replace an engine that is there.")]
 RefitOpt = Annotated[
     Path | None,
     typer.Option(
@@ -259,8 +292,12 @@ EngineLogitsOpt = Annotated[
     ),
 ]
 EngineNativeOpt = Annotated[
-    bool,
-    typer.Option("--native/--no-native", help="Run our plugins, or else the function bodies."),
+    bool | None,
+    typer.Option(
+        "--native/--no-native",
+        help="Run our plugins, or else the function bodies; tensorrt_rtx has no choice.",
+        show_default="native, in tensorrt",
+    ),
 ]
 PluginsInEngineOpt = Annotated[
     bool,

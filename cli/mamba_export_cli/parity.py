@@ -38,8 +38,8 @@ def parity(
     tokens: ParityTokensOpt = None,
     steps: StepsOpt = 64,
     seed: SeedOpt = 0,
-    device: DeviceOpt = "cpu",
-    native: NativeOpt = True,
+    device: DeviceOpt = None,
+    native: NativeOpt = None,
     report: ReportOpt = None,
     fmt: FormatOpt = "human",
 ) -> None:

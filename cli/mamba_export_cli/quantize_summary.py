@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 
+from mamba_export_cli.export_summary import run_command
 from mamba_export_cli.output import table
 from mamba_export_cli.text import printable, size
 
@@ -51,8 +51,7 @@ def quantize_summary(
     ]
     weights = f"{quantization.bits} bits in blocks of up to {quantization.block}"
     headline = f"wrote {printable(str(output))}: {manifest.family}, {weights}\n"
-    directory = printable(shlex.quote(str(output)))
-    next_step = f"next:\n  mamba-export run {directory}"
+    next_step = f"next:\n  {run_command(manifest.files, output)}"
     return document, headline, table("what it changes", ["", ""], rows), next_step
 
 

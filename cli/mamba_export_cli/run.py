@@ -40,9 +40,9 @@ def run(
     repetition_penalty: RepetitionPenaltyOpt = 1.0,
     seed: SeedOpt = 0,
     stop: StopOpt = None,
-    device: DeviceOpt = "cpu",
+    device: DeviceOpt = None,
     threads: ThreadsOpt = None,
-    native: NativeOpt = True,
+    native: NativeOpt = None,
     fmt: FormatOpt = "human",
 ) -> None:
     """Continue prompts with an artifact or an engine; text appears as it is generated."""

@@ -55,7 +55,7 @@ def find_layout(directory: Path) -> Layout:
         MissingInputError: no config.
         UnsupportedModelError: a layout that is not read, Megatron's by name.
         CheckpointError: the config is malformed.
-        UsageError: it is an artifact.
+        UsageError: it is an artifact, or an engine.
     """
     config = find_member(directory, "config.json")
     params = find_member(directory, "params.json")
@@ -65,12 +65,22 @@ def find_layout(directory: Path) -> Layout:
         if {"manifest.json", "model.onnx"} <= set(names):
             raise UsageError(
                 "this is an artifact already, not a checkpoint",
-                "run, parity, bench, quantize and inspect take an artifact; to export again, give "
-                "the checkpoint it was made from",
+                "run, parity, bench, quantize, trt and inspect take an artifact; to export again, "
+                "give the checkpoint it was made from",
                 code="checkpoint.is_artifact",
                 file=shown(str(directory)),
                 expected="config.json and weights of a checkpoint",
                 found="manifest.json and model.onnx",
+            )
+        if {"engine.json", "model.engine"} <= set(names):
+            raise UsageError(
+                "this is an engine, not a checkpoint",
+                "run, parity, bench and inspect take an engine; to export again, give the "
+                "checkpoint that its artifact was made from",
+                code="checkpoint.is_engine",
+                file=shown(str(directory)),
+                expected="config.json and weights of a checkpoint",
+                found="engine.json and model.engine",
             )
         raise MissingInputError(
             "no config in the directory",

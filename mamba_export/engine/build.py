@@ -10,6 +10,7 @@ from typing import Any
 
 from mamba_export import __version__
 from mamba_export.arguments import member, path_text
+from mamba_export.dtypes import DType
 from mamba_export.engine.callbacks import OF_PLUGINS, Progress, complaints, monitor_of
 from mamba_export.engine.configure import configure
 from mamba_export.engine.device import CudaDevice, first_device
@@ -19,14 +20,17 @@ from mamba_export.engine.network import parse
 from mamba_export.engine.options import EngineOptions
 from mamba_export.engine.plugins import LoadedPlugins, load_plugins
 from mamba_export.engine.prepare import Prepared, check_buildable, plugins_run, prepare
-from mamba_export.engine.runtimes import EngineRuntime, TensorRT, load_runtime
+from mamba_export.engine.runtimes import EngineRuntime, TensorRT, load_runtime, numbers
 from mamba_export.engine.timing_cache import TimingCache
 from mamba_export.engine.write import write_engine
 from mamba_export.errors import CapabilityError, EngineError
 from mamba_export.graph.artifact import DATA_FILE, MANIFEST, Artifact
 from mamba_export.graph.atomic_directory import AtomicDirectory
+from mamba_export.graph.kinds import Kind
 from mamba_export.graph.sealed_files import sha256
 from mamba_export.runtime.libraries import PluginLibrary, plugin_library
+
+_BFLOAT16_SINCE = (8, 0)  # Ampere; a compiler for older GPUs stops at the first such tensor
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ def build_engine(
         UsageError: an option, or this artifact, is none that an engine can be built from.
         MissingInputError, ArtifactError, TrustError: the source is not a whole artifact.
         CapabilityError: the runtime is not installed, lacks something that was asked for, or finds
-            no GPU and no compute capability to build for.
+            no GPU and no compute capability to build for; or a GPU to build for has no bfloat16.
         EngineError: the runtime does not take the graph, or cannot build it.
         OutputError, BusyError, StorageError: the output or the timing cache cannot be written.
     """
@@ -94,12 +98,15 @@ def build_engine(
     check_buildable(artifact)
     tensorrt = load_runtime(kind)
     device = first_device()
+    _check_native(tensorrt, chosen)
     _check_device(tensorrt, chosen, device)
+    capabilities = chosen.compute_capabilities or ((device.compute_capability,) if device else ())
+    _check_bfloat16(artifact, capabilities)
     cache = None
     if timing_cache is not None:
         cache = TimingCache(Path(path_text(timing_cache, "timing_cache")))
     with AtomicDirectory(
-        target, replaceable=is_only_engine, force=force, source=artifact.path
+        target, replaceable=is_only_engine, force=force, source=artifact.path, kind=Kind.engine
     ) as directory:
         if not chosen.strip_weights:
             directory.require(artifact.manifest.files[DATA_FILE]["size"])
@@ -120,8 +127,7 @@ def build_engine(
                 tool_version=__version__,
                 runtime=kind,
                 runtime_version=tensorrt.version,
-                compute_capabilities=chosen.compute_capabilities
-                or ((device.compute_capability,) if device else ()),
+                compute_capabilities=capabilities,
                 gpu=device.name if device else None,
                 route=_route(artifact, made.plugins),
                 plugins=None if made.plugins is None else made.plugins.sha256,
@@ -134,6 +140,28 @@ def build_engine(
     problem = None if cache is None else cache.keep(made.timings)
     engine = Engine(directory.target, manifest, artifact.manifest)
     return BuiltEngine(engine, made.seconds, made.layers, (problem,) if problem else ())
+
+
+def _check_native(tensorrt: TensorRT, options: EngineOptions) -> None:
+    if options.native is not None and tensorrt.runtime is EngineRuntime.tensorrt_rtx:
+        option = "--native" if options.native else "--no-native"
+        raise tensorrt.lacks(option, "a choice of plugins", "function bodies only")
+
+
+def _check_bfloat16(artifact: Artifact, capabilities: tuple[str, ...]) -> None:
+    if artifact.manifest.dtype is not DType.bfloat16:
+        return
+    below = [each for each in capabilities if numbers(each) < _BFLOAT16_SINCE]
+    if below:
+        raise CapabilityError(
+            f"GPUs of compute capability {' and '.join(below)} have no bfloat16",
+            "export the checkpoint with --dtype float16, or build for capability 8.0 and newer",
+            code="engine.bfloat16",
+            file=str(artifact.path / MANIFEST),
+            option="compute_capability",
+            expected="8.0 or newer for a bfloat16 artifact",
+            found=", ".join(below),
+        )
 
 
 def _check_device(tensorrt: TensorRT, options: EngineOptions, device: CudaDevice | None) -> None:

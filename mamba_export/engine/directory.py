@@ -17,8 +17,9 @@ from typing import Any
 from mamba_export.arguments import path_text
 from mamba_export.engine.options import EngineOptions
 from mamba_export.engine.runtimes import EngineRuntime
-from mamba_export.errors import ArtifactError, MissingInputError
+from mamba_export.errors import ArtifactError, MissingInputError, UsageError
 from mamba_export.graph.artifact import Manifest
+from mamba_export.graph.kinds import Kind, kind_of
 from mamba_export.graph.sealed_files import (
     MALFORMED,
     Seal,
@@ -135,13 +136,22 @@ class Engine:
             verify: hash the plan as well, which is most of it; False leaves that to `read_plan`.
 
         Raises:
-            UsageError: `path` is not a path.
+            UsageError: `path` is not a path, or an artifact is there.
             MissingInputError: there is no engine there, or a file of it is missing.
             ArtifactError: the manifest is malformed, or a file differs from it.
         """
         path = Path(path_text(path, "path"))
         file = path / ENGINE_MANIFEST
         if not file.is_file() or file.is_symlink():
+            if kind_of(path) is Kind.artifact:
+                raise UsageError(
+                    f"{path} is an artifact, not an engine",
+                    Kind.artifact.hint,
+                    code="engine.is_artifact",
+                    file=str(path),
+                    expected=f"a directory written by {Kind.engine.writer}",
+                    found=f"one written by {Kind.artifact.writer}",
+                )
             raise MissingInputError(
                 f"{path} is not an engine: it has no {ENGINE_MANIFEST}",
                 "give the directory that `mamba-export trt` wrote",

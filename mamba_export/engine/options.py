@@ -28,7 +28,8 @@ class EngineOptions:
         logits: of a prefill: those of every token, or of the last one only, which saves memory but
             cannot be compared by parity.
         compute_capabilities: of the GPUs to build for, such as "8.9"; none is the one that is here.
-        native: run our ops in our plugins; else from their function bodies.
+        native: run our ops in our plugins, or else from their function bodies; None is what the
+            runtime takes. TensorRT-RTX takes function bodies only, and neither True nor False.
         plugins_in_engine: put the plugin library into the engine, which then carries native code.
             TensorRT does so only in an engine that is ``version_compatible``.
         strip_weights: leave the weights out; whoever runs the engine puts the artifact's in.
@@ -48,7 +49,7 @@ class EngineOptions:
     opt_seqlen: int = 512
     logits: Literal["all", "last"] = "all"
     compute_capabilities: tuple[str, ...] = ()
-    native: bool = True
+    native: bool | None = None
     plugins_in_engine: bool = False
     strip_weights: bool = False
     weight_streaming: bool = False
@@ -70,10 +71,12 @@ class EngineOptions:
             raise _usage("level", "0 to 5", self.level)
         for each in self.compute_capabilities:
             if not _CAPABILITY.fullmatch(each):
-                raise _usage("compute_capability", "such as 8.9", each)
+                raise _usage(
+                    "compute_capability", "8.9 or the like, and repeat the option for another", each
+                )
         if len(set(self.compute_capabilities)) < len(self.compute_capabilities):
             raise _usage("compute_capability", "each once", ", ".join(self.compute_capabilities))
-        if self.plugins_in_engine and not self.native:
+        if self.plugins_in_engine and self.native is False:
             raise _usage(
                 "plugins_in_engine", "plugins to put in: without --no-native", "no plugins"
             )

@@ -114,7 +114,7 @@ def prepare(artifact: Artifact, tensorrt: TensorRT, options: EngineOptions) -> P
 
 def plugins_run(tensorrt: TensorRT, artifact: Artifact, options: EngineOptions) -> bool:
     """Return whether plugins are to run the ops of an artifact: RTX takes none."""
-    wanted = options.native and bool(artifact.manifest.ops)
+    wanted = options.native is not False and bool(artifact.manifest.ops)
     return wanted and tensorrt.runtime is EngineRuntime.tensorrt
 
 

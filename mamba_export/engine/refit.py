@@ -26,6 +26,7 @@ from mamba_export.engine.write import write_engine
 from mamba_export.errors import EngineError, UsageError
 from mamba_export.graph.artifact import DATA_FILE, Artifact
 from mamba_export.graph.atomic_directory import AtomicDirectory
+from mamba_export.graph.kinds import Kind
 from mamba_export.runtime.libraries import PluginLibrary, plugin_library
 
 
@@ -75,7 +76,7 @@ def refit_engine(
     library = plugin_library()
     check_fit(engine, tensorrt, first_device(), library)
     with AtomicDirectory(
-        target, replaceable=is_only_engine, force=force, source=artifact.path
+        target, replaceable=is_only_engine, force=force, source=artifact.path, kind=Kind.engine
     ) as directory:
         directory.require(artifact.manifest.files[DATA_FILE]["size"])
         prepared = prepare(artifact, tensorrt, built.options)

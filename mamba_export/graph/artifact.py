@@ -11,7 +11,8 @@ from typing import Any
 
 from mamba_export.arguments import path_text
 from mamba_export.dtypes import DType
-from mamba_export.errors import ArtifactError, MissingInputError
+from mamba_export.errors import ArtifactError, MissingInputError, UsageError
+from mamba_export.graph.kinds import Kind, kind_of
 from mamba_export.graph.sealed_files import (
     MALFORMED,
     Seal,
@@ -24,6 +25,7 @@ from mamba_export.models.state import IoNames, StateSpec
 MANIFEST = "manifest.json"
 DATA_FILE = "model.onnx.data"
 SCHEMA = 1
+_OF_CHECKPOINTS = ("config.json", "params.json")
 ACTIVATION_TYPES = (DType.float32, DType.float16, DType.bfloat16)
 _AGAIN = "copy the whole directory again, or export again"
 _KNOWN: dict[str, tuple[object, ...]] = {
@@ -183,19 +185,31 @@ class Artifact:
                 other files.
 
         Raises:
-            UsageError: `path` is not a path.
+            UsageError: `path` is not a path, or an engine is there.
             MissingInputError: there is no artifact there, or a file of it is missing.
             ArtifactError: the manifest is malformed, or a file differs from it.
         """
         path = Path(path_text(path, "path"))
         file = path / MANIFEST
         if not file.is_file() or file.is_symlink():
+            if kind_of(path) is Kind.engine:
+                raise UsageError(
+                    f"{path} is an engine, not an artifact",
+                    Kind.engine.hint,
+                    code="artifact.is_engine",
+                    file=str(path),
+                    expected=f"a directory written by {Kind.artifact.writer}",
+                    found=f"one written by {Kind.engine.writer}",
+                )
             found, hint = "nothing", f"make one with `mamba-export onnx SOURCE -o {path}`"
-            if path.is_dir():
+            if any((path / name).is_file() for name in _OF_CHECKPOINTS):
+                found = "a checkpoint"
+                hint = f"make one of it: `mamba-export onnx {path} -o DIR`; then give DIR"
+            elif path.is_dir():
                 found = "a directory without a manifest"
                 hint = "give an artifact; `mamba-export onnx` makes one from a checkpoint"
             elif path.is_file():
-                found, hint = "a file", f"give the artifact's directory: {path.parent}"
+                found, hint = "a file", f"give its directory: {path.parent}"
             raise MissingInputError(
                 f"{path} is not an artifact: it has no {MANIFEST}",
                 hint,

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing_extensions import Self
 
 from mamba_export.errors import BusyError, OutputError, StorageError
+from mamba_export.graph.kinds import Kind, kind_of
 from mamba_export.graph.remains import owner_file, owner_record, remove, sweep
 
 _RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2
@@ -35,6 +36,7 @@ class AtomicDirectory:
         replaceable: with ``force``, only a directory of which this is true is replaced.
         force: replace an existing directory.
         source: a directory that must not overlap the target.
+        kind: of the directory, for messages.
 
     Raises:
         OutputError: the target exists, overlaps the source, or cannot be created.
@@ -49,11 +51,13 @@ class AtomicDirectory:
         replaceable: Callable[[Path], bool],
         force: bool = False,
         source: Path | None = None,
+        kind: Kind = Kind.artifact,
     ) -> None:
         self.target = Path(os.path.abspath(target))
         self.replaceable = replaceable
         self.force = force
         self.source = source
+        self.kind = kind
         self.path = self.target
         self._lock: int | None = None
         self._parents: list[Path] = []
@@ -119,19 +123,21 @@ class AtomicDirectory:
             )
 
     def _check_target(self) -> None:
+        self._check_parents()
         if self.source is not None:
             source = Path(os.path.realpath(self.source))
             target = Path(os.path.realpath(self.target))
             if source == target or source in target.parents or target in source.parents:
                 raise OutputError(
                     "the output overlaps the source",
-                    "choose an output directory outside the checkpoint",
+                    "choose an output directory outside of it",
                     code="output.overlap",
                     file=str(self.target),
                     expected=f"outside {source}",
                 )
         if not os.path.lexists(self.target):
             return
+        self._check_kind()
         if not self.force:
             raise OutputError(
                 "the output exists already",
@@ -141,15 +147,42 @@ class AtomicDirectory:
             )
         self._check_replaceable(self.target)
 
+    def _check_parents(self) -> None:
+        """Check that no artifact or engine would get a file that its manifest does not know."""
+        for parent in self.target.parents:
+            if (kind := kind_of(parent)) is not None:
+                raise OutputError(
+                    f"the output lies in an {kind.value}, which holds its own files only",
+                    f"give a directory of its own, outside {parent}",
+                    code="output.inside",
+                    file=str(self.target),
+                    expected=f"outside {parent}",
+                )
+
+    def _check_kind(self) -> None:
+        """Check that an artifact is not to replace an engine, nor an engine an artifact."""
+        there = kind_of(self.target)
+        if there is not None and there is not self.kind:
+            raise OutputError(
+                f"the output is an {there.value}, and this writes an {self.kind.value}",
+                f"choose another directory, or remove the {there.value} yourself: --force replaces "
+                f"an {self.kind.value} only",
+                code="output.other_kind",
+                file=str(self.target),
+                expected=f"a new directory, or an {self.kind.value} and --force",
+                found=f"a directory written by {there.writer}",
+            )
+
     def _check_replaceable(self, directory: Path) -> None:
         if directory.is_symlink() or not directory.is_dir() or not self.replaceable(directory):
             raise OutputError(
                 "the output exists and is not only what mamba-export wrote",
-                "--force replaces an artifact without other files in it; move or remove this "
-                "directory yourself",
+                f"--force replaces an {self.kind.value} without other files in it; move or remove "
+                "this directory yourself",
                 code="output.foreign",
                 file=str(self.target),
-                expected="an artifact and no other files",
+                expected=f"an {self.kind.value} and no other files",
+                found=_described(directory),
             )
 
     def _publish(self) -> None:
@@ -243,6 +276,19 @@ def write_all(descriptor: int, data: memoryview) -> None:
     """Write every byte: a nearly full disk takes a part of a write and reports success."""
     while data:
         data = data[os.write(descriptor, data) :]
+
+
+def _described(path: Path) -> str:
+    """Return what is at a path, for a message."""
+    if path.is_symlink():
+        return "a symbolic link"
+    if not path.is_dir():
+        return "a file"
+    try:
+        names = sorted(os.listdir(path))
+    except OSError as error:
+        return f"a directory: {error.strerror}"
+    return f"a directory of {', '.join(names)}" if names else "an empty directory"
 
 
 def _flush(path: Path) -> None:

@@ -61,8 +61,8 @@ def check_parity(
     steps: int = 64,
     seed: int = 0,
     prompt_ids: Array | None = None,
-    device: str = "cpu",
-    native: bool = True,
+    device: str | None = None,
+    native: bool | None = None,
     progress: Progress | None = None,
 ) -> ParityReport:
     """Compare an artifact, in its runtime, with a reference implementation of its checkpoint.
@@ -89,8 +89,10 @@ def check_parity(
         steps: greedy tokens to compare.
         seed: of chunk splits, padding and prompts.
         prompt_ids: [B,T] token ids to run on; B ≥ 2 makes sure that rows are kept apart.
-        device: where the artifact runs: cpu, cuda or cuda:1. The references compute where they can.
-        native: run the artifact on our native kernels, where they are; else on function bodies.
+        device: where the artifact runs: cpu, which None is, cuda or cuda:1. The references compute
+            where they can. An engine takes neither this nor `native`.
+        native: run the artifact on our native kernels, where they are, as None does; else on
+            function bodies.
         progress: called with a stage, the amount done and the amount to do.
 
     Returns:
@@ -218,7 +220,7 @@ def compare_session(
     )
 
 
-def _open(artifact: Artifact, device: str, native: bool) -> Session:
+def _open(artifact: Artifact, device: str | None, native: bool | None) -> Session:
     """Open an artifact so that it computes what its weights say."""
     if artifact.manifest.quantization is None:
         from mamba_export.runtime.session import open_session
@@ -226,7 +228,8 @@ def _open(artifact: Artifact, device: str, native: bool) -> Session:
         return open_session(artifact.path, device=device, native=native)
     from mamba_export.runtime.ort_session import OrtSession
 
-    return OrtSession(artifact, device=device, native=native, float_products=True)
+    place = "cpu" if device is None else device
+    return OrtSession(artifact, device=place, native=native is not False, float_products=True)
 
 
 def _judge(

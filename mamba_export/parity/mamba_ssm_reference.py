@@ -184,7 +184,7 @@ def _require_cuda_kernels() -> None:
         missing.append("a CUDA device that torch can use")
     if missing:
         raise CapabilityError(
-            f"mamba_ssm cannot run here: {', '.join(missing)} missing",
+            f"mamba_ssm cannot run here without {', '.join(missing)}",
             "install mamba-ssm[causal-conv1d] on a machine with a GPU, or compare with"
             " --reference transformers",
             code="parity.no_mamba_ssm",

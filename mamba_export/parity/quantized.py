@@ -45,8 +45,8 @@ def check_quantization(
     exact: Session,
     ids: Array,
     *,
-    device: str,
-    native: bool,
+    device: str | None,
+    native: bool | None,
 ) -> list[Check]:
     """Check what only a quantised artifact has.
 
@@ -55,8 +55,7 @@ def check_quantization(
         source: the checkpoint's directory or hub id; None leaves out the comparison with it.
         exact: a session of the artifact with ``float_products``.
         ids: [B,T] prompt.
-        device: where it runs.
-        native: run the artifact on our native kernels, where they are.
+        device, native: where and how it runs, as in :func:`mamba_export.check_parity`.
     """
     weights = [] if source is None else _check_weights(artifact, source)
     with open_session(artifact.path, device=device, native=native) as as_it_runs:

@@ -120,27 +120,29 @@ def open_session(
     path: str | os.PathLike[str],
     *,
     runtime: str = "onnxruntime",
-    device: str = "cpu",
+    device: str | None = None,
     threads: int | None = None,
     verify: bool = False,
-    native: bool = True,
+    native: bool | None = None,
 ) -> Session:
     """Open a model to run it.
 
     An engine directory runs in the runtime that it was built by, on the first CUDA device, and is
-    always verified; that takes PyTorch, for memory on the device. It takes no other device, threads
-    or native.
+    always verified; that takes PyTorch, for memory on the device. It takes no device, threads or
+    native.
 
     Args:
         path: an artifact for ``onnxruntime``; a checkpoint for ``eager``, which runs it in float32;
             an engine.
         runtime: ``onnxruntime`` or ``eager`` (PyTorch).
-        device: where ``onnxruntime`` computes: cpu, cuda, or one of several as cuda:1.
+        device: where ``onnxruntime`` computes: cpu, which None is, cuda, or one of several as
+            cuda:1.
         threads: CPU threads; None leaves the choice to the runtime.
         verify: compare every file of an artifact with its manifest's sha256 first, about a second
             a gigabyte; without it names and sizes are compared.
-        native: run our ops on the native kernels of this package in ``onnxruntime``. Where they are
-            missing, a NativeOpsWarning says so and the function bodies of the graph run.
+        native: run our ops on the native kernels of this package in ``onnxruntime``, as None does,
+            or on the function bodies of the graph. Where there are none, a NativeOpsWarning says so
+            and the function bodies run.
 
     Raises:
         UsageError: the runtime or the device is unknown, threads are no count, or an engine was
@@ -161,7 +163,8 @@ def open_session(
         from mamba_export.runtime.ort_session import OrtSession
 
         artifact = Artifact.load(path, verify=verify)
-        return OrtSession(artifact, device=device, threads=threads, native=native)
+        place = "cpu" if device is None else device
+        return OrtSession(artifact, device=place, threads=threads, native=native is not False)
     if runtime == "eager":
         from mamba_export.runtime.torch_session import TorchSession
 
@@ -177,9 +180,8 @@ def open_session(
 
 def _refuse_for_engine(path: str | os.PathLike[str], **options: object) -> None:
     """Check that nothing was asked of an engine that was settled when it was built."""
-    defaults = {"device": "cpu", "threads": None, "native": True}
     for option, value in options.items():
-        if value != defaults[option]:
+        if value is not None:
             raise UsageError(
                 f"an engine takes no {option}: it runs as it was built, on the first CUDA device",
                 f"leave {option} out, or run the artifact that it was built from",

@@ -124,13 +124,46 @@ def test_without_a_device_what_launches_nothing_is_done(machine: Machine, capsys
     machine.device = None
     assert machine.main() == 1
     assert not machine.ran
-    assert "CUDA_ARCHITECTURES=90a-real" in capsys.readouterr().out
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("gpu-trt: nothing was built, and nothing ran: no CUDA device")
+    assert "Next: make gpu-trt CUDA_ARCHITECTURES=90a-real, to build here" in last
     assert machine.main("--architectures", "80-real") == 1
     assert machine.ran and not any(step.launches for step in machine.ran)
     assert not machine.recorded
     said = capsys.readouterr().out
     for step in steps("80-real", ""):
         assert f"gpu-trt: {step.name}: " in said
+    last = said.splitlines()[-1]
+    assert last.startswith("gpu-trt: built for 80-real; nothing ran: no CUDA device")
+    assert last.endswith(
+        "It counts as failed: nothing was tested. Next: make gpu-trt on a machine with a GPU"
+    )
+
+
+# Whether there is a device, what fails, options, and the last line of a run that counts as failed.
+ENDINGS = {
+    "a step fails": (True, "^engine streamed$", (), "failed: engine streamed; the reasons"),
+    "a step fails without a device": (False, "^artifact mamba2.130m$", (), "failed: artifact mam"),
+    "no time": (True, "nothing", ("--budget", "0"), "some steps were not run"),
+    "no time without a device": (False, "nothing", ("--budget", "0"), "some steps were not run"),
+    "nothing that builds": (False, "nothing", ("--case", "bench*"), "nothing was built, and"),
+    "no such step": (True, "nothing", ("--case", "bnech*"), "no step is called bnech*"),
+}
+
+
+@pytest.mark.parametrize("how", ENDINGS)
+def test_the_last_line_says_why_it_failed(machine: Machine, capsys, how: str) -> None:
+    has_device, machine.fails, options, said = ENDINGS[how]
+    if not has_device:
+        machine.device, options = None, ("--architectures", "80-real", *options)
+    assert machine.main(*options) == 1
+    assert said in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_what_needs_no_device_succeeds_without_one(machine: Machine, capsys) -> None:
+    machine.device = None
+    assert machine.main("--architectures", "80-real", "--case", "versions") == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("gpu-trt: aim: 0, must: 1,")
 
 
 def test_only_some_steps_and_only_in_time(machine: Machine) -> None:

@@ -43,9 +43,9 @@ DEFAULTS = {
     "prefill": (64, 512, 2048),
     "decode": 128,
     "batch": 1,
-    "device": "cpu",
+    "device": None,
     "threads": None,
-    "native": True,
+    "native": None,
     "logits": "last",
     "seconds": 20.0,
 }

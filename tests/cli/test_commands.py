@@ -95,7 +95,7 @@ def test_run_json_is_one_document_without_streamed_text(cli, library) -> None:
     assert found.json["options"]["stop"] == [0, 100], "the artifact's own end comes first"
     assert library.called("open_session") == (
         (library.artifact,),
-        {"device": "cpu", "threads": 2, "verify": True, "native": True},
+        {"device": None, "threads": 2, "verify": True, "native": None},
     )
 
 

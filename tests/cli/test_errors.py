@@ -209,6 +209,29 @@ def test_a_value_that_is_no_choice_is_named_with_the_choices(
     assert near is None or f"did you mean {near}? " in found.stderr
 
 
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        (["--steps", "ten"], "ten"),
+        (["--steps=ten"], "ten"),
+        (["--tokens", "1,2"], "1,2"),
+        (["--tokens", "0"], "0"),
+    ],
+)
+def test_a_value_that_is_no_number_or_out_of_range_is_named(
+    cli, given: list[str], found: str
+) -> None:
+    failed = cli("parity", "tiny", "--against", "x", *given, "--format", "json")
+    assert failed.code == 2
+    assert failed.json["error"]["found"] == found
+
+
+def test_a_prompt_without_its_option_is_answered_with_how_to_give_one(cli) -> None:
+    found = cli("run", "tiny", "The json module")
+    assert found.code == 2
+    assert "fix: put the name of an option before its value" in found.stderr
+
+
 def test_an_unknown_format_is_answered_for_people(cli) -> None:
     found = cli("env", "--format", "yaml")
     assert found.code == 2

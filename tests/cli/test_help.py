@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 from mamba_export_cli import app as contents
 from mamba_export_cli import (
@@ -52,6 +53,18 @@ def test_help_shows_the_examples_as_they_are_written(cli, command: str) -> None:
     for line in EXAMPLES[command].splitlines():
         assert line.strip() in printed, "an example may not be wrapped at 80 columns"
     assert "--format" in shown.stdout
+
+
+@pytest.mark.parametrize("command", EXAMPLES)
+def test_nothing_is_cut_at_80_columns(cli, command: str) -> None:
+    """Rich cuts what finds no room: names of options first, which nobody can then type."""
+    shown = cli(command, "--help").stdout
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "…" not in shown
+    printed = set(shown.split())
+    for option in get_command(contents.app).commands[command].params:
+        names = {*option.opts, *option.secondary_opts} - {option.name}
+        assert names <= printed
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]], ids=str)

@@ -69,7 +69,7 @@ def test_people_read_what_it_costs(cli, source: Path, tmp_path: Path) -> None:
         "mean KL",
         "greedy token changed",
         "not checked",
-        "mamba-export run",
+        f'next:\n  mamba-export run {tmp_path / "q"} --prompt "Once upon a time"\n',
     ):
         assert words in made.stdout
 
@@ -89,6 +89,7 @@ def test_without_a_text_it_says_so(cli, exports: Exports, tmp_path: Path) -> Non
     assert made.code == 0, made.stderr
     assert "not measured: the tokens are no text" in made.stdout
     assert "there is no tokenizer.json" in made.stdout
+    assert f"mamba-export run {tmp_path / 'q'} --tokens 1,2,3\n" in made.stdout
 
 
 def test_without_torch_it_is_not_verified(

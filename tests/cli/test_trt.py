@@ -60,7 +60,9 @@ def tensorrt(monkeypatch: pytest.MonkeyPatch) -> BuilderStandIn:
 
 
 def test_a_stripped_engine_gets_its_weights(cli, tensorrt, source: Path, tmp_path: Path) -> None:
-    assert cli("trt", source, "-o", tmp_path / "stripped", "--strip-weights").code == 0
+    stripped = cli("trt", source, "-o", tmp_path / "stripped", "--strip-weights")
+    command = f"mamba-export trt {source} --refit {tmp_path / 'stripped'} -o DIR"
+    assert stripped.stdout.endswith(f"next, where it shall run:\n  {command}\n")
     refit = ["trt", source, "--refit", tmp_path / "stripped", "-o", tmp_path / "whole"]
     made = cli(*refit, "--format", "json")
     assert made.code == 0, made.stdout
@@ -71,8 +73,19 @@ def test_a_stripped_engine_gets_its_weights(cli, tensorrt, source: Path, tmp_pat
     assert cli(*refit).code == 73
     told = cli(*refit, "--force")
     assert told.code == 0, told.stderr
-    assert "not run yet" in told.stdout
+    assert told.stdout.startswith(f"wrote {tmp_path / 'whole'}: mamba, not run yet\n")
+    run = f"mamba-export run {tmp_path / 'whole'} --prompt"
+    assert f"next, where it shall run:\n  {run} " in told.stdout
     assert tensorrt.built == 1
+
+
+def test_an_engine_for_other_programs_is_called_so(
+    cli, tensorrt, source: Path, tmp_path: Path
+) -> None:
+    made = cli("trt", source, "-o", tmp_path / "e", "--version-compatible")
+    assert made.code == 0, made.stderr
+    assert made.stdout.endswith("other programs run it, `mamba-export run` does not\n")
+    assert "next" not in made.stdout
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,9 @@ class BuilderStandIn:
     ILogger = object
     IProgressMonitor = type("IProgressMonitor", (), {})
     NetworkDefinitionCreationFlag = enum.IntEnum("Creation", ["STRONGLY_TYPED"])
-    BuilderFlag = enum.Enum("BuilderFlag", ["TF32", "STRIP_PLAN", "REFIT_IDENTICAL"])
+    BuilderFlag = enum.Enum(
+        "BuilderFlag", ["TF32", "STRIP_PLAN", "REFIT_IDENTICAL", "VERSION_COMPATIBLE"]
+    )
     SerializationFlag = enum.Enum("SerializationFlag", ["EXCLUDE_WEIGHTS"])
 
     def __init__(self) -> None:

@@ -27,6 +27,7 @@ from mamba_export.errors import (
 )
 from mamba_export.graph.artifact import MANIFEST
 from tests.engine.builder_stand_in import (
+    GPU,
     TIMINGS,
     VERSION,
     BuilderStandIn,
@@ -175,6 +176,40 @@ def test_a_build_that_fails_says_what_failed_first(
     assert raised.value.found == found
     assert hint in raised.value.hint
     assert not (tmp_path / "engine").exists()
+
+
+BFLOAT16 = {
+    "a named GPU, too": ("8.9", ("7.5", "8.0")),
+    "the GPU that is here": ("7.5", ()),
+}
+
+
+@pytest.mark.parametrize("where", BFLOAT16)
+def test_bfloat16_is_not_for_gpus_without_it(
+    exports: Exports, runtime: BuilderStandIn, tmp_path: Path, monkeypatch, where: str
+) -> None:
+    here, named = BFLOAT16[where]
+    device = replace(GPU, compute_capability=here)
+    monkeypatch.setattr("mamba_export.engine.build.first_device", lambda: device)
+    artifact = exports("mamba", dialect="standard", dtype="bfloat16")
+    options = EngineOptions(compute_capabilities=named)
+    with pytest.raises(CapabilityError, match=r"compute capability 7\.5 have no bf") as raised:
+        build_engine(artifact, tmp_path / "engine", options=options)
+    assert raised.value.code == "engine.bfloat16"
+    assert raised.value.found == "7.5"
+    assert "--dtype float16, or build for capability 8.0 and newer" in raised.value.hint
+    assert not runtime.built
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("dtype", "capability"), [("bfloat16", "8.0"), ("float16", "7.5")])
+def test_every_other_gpu_takes_the_dtype(
+    exports: Exports, runtime: BuilderStandIn, tmp_path: Path, monkeypatch, dtype, capability
+) -> None:
+    device = replace(GPU, compute_capability=capability)
+    monkeypatch.setattr("mamba_export.engine.build.first_device", lambda: device)
+    artifact = exports("mamba", dialect="standard", dtype=dtype)
+    assert build_engine(artifact, tmp_path / "engine").engine.manifest.gpu == GPU.name
 
 
 def test_a_stripped_engine_gets_its_weights(build, source: Path, tmp_path: Path) -> None:

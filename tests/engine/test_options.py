@@ -40,3 +40,11 @@ def test_what_is_out_of_range_is_a_usage_error(option: str, changes: dict) -> No
     assert raised.value.code == f"usage.{option}"
     assert raised.value.option == option
     assert raised.value.expected
+
+
+@pytest.mark.parametrize("given", ["89", "sm_89", "8.9,12.0"])
+def test_a_capability_is_written_with_its_point_and_alone(given: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        EngineOptions(compute_capabilities=(given,))
+    assert raised.value.found == repr(given)
+    assert raised.value.hint == "choose 8.9 or the like, and repeat the option for another"

@@ -138,6 +138,8 @@ def test_a_signal_ends_the_build(
             "engine.option",
             "leave --plugins-in",
         ),
+        ({"native": False}, CapabilityError, "engine.option", "leave --no-native out"),
+        ({"native": True}, CapabilityError, "engine.option", "leave --native out"),
         ({"strip_weights": True}, CapabilityError, "engine.option", "leave --strip-weights"),
         ({"version_compatible": True}, EngineError, "engine.build", "without optional settings"),
     ],

@@ -138,16 +138,29 @@ def test_an_extra_file_is_found_by_verification(copy: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("target", ["nothing", "an empty directory", "a file"])
+def a_checkpoint(path: Path) -> None:
+    path.mkdir()
+    (path / "config.json").write_text("{}")
+
+
+# What is there: how it is made, what it is called, and what to do.
+NO_ARTIFACT: dict[str, tuple[Callable[[Path], object], str, str]] = {
+    "nothing": (lambda path: None, "nothing", "make one with `mamba-export onnx SOURCE -o {}`"),
+    "an empty directory": (Path.mkdir, "a directory without a manifest", "give an artifact;"),
+    "a file": (lambda path: path.write_text("{}"), "a file", "give its directory: {parent}"),
+    "a checkpoint": (a_checkpoint, "a checkpoint", "make one of it: `mamba-export onnx {} -o DIR`"),
+}
+
+
+@pytest.mark.parametrize("target", NO_ARTIFACT)
 def test_no_artifact_there(target: str, tmp_path: Path) -> None:
+    make, found, hint = NO_ARTIFACT[target]
     path = tmp_path / "x"
-    if target == "an empty directory":
-        path.mkdir()
-    elif target == "a file":
-        path.write_text("{}")
+    make(path)
     with pytest.raises(MissingInputError) as caught:
         Artifact.load(path)
-    assert caught.value.code == "artifact.missing"
+    assert (caught.value.code, caught.value.found) == ("artifact.missing", found)
+    assert caught.value.hint.startswith(hint.format(path, parent=tmp_path))
 
 
 # -- hostile manifests ------------------------------------------------------------------------

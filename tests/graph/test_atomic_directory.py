@@ -106,28 +106,39 @@ def a_file(target: Path) -> None:
     target.write_text("years of work")
 
 
-REFUSED: dict[str, tuple[Callable[[Path], None], bool, str]] = {
-    "ours": (ours, False, "output.exists"),
-    "an empty directory": (lambda target: target.mkdir(), False, "output.exists"),
-    "a file": (a_file, False, "output.exists"),
-    "a link": (linked, False, "output.exists"),
-    "a link to nothing": (dangling, False, "output.exists"),
-    "a foreign directory, forced": (foreign, True, "output.foreign"),
-    "an empty directory, forced": (lambda target: target.mkdir(), True, "output.foreign"),
-    "a file, forced": (a_file, True, "output.foreign"),
-    "a link to ours, forced": (linked, True, "output.foreign"),
-    "a link to nothing, forced": (dangling, True, "output.foreign"),
+REFUSED: dict[str, tuple[Callable[[Path], None], bool, str, str | None]] = {
+    "ours": (ours, False, "output.exists", None),
+    "an empty directory": (lambda target: target.mkdir(), False, "output.exists", None),
+    "a file": (a_file, False, "output.exists", None),
+    "a link": (linked, False, "output.exists", None),
+    "a link to nothing": (dangling, False, "output.exists", None),
+    "a foreign directory, forced": (
+        foreign,
+        True,
+        "output.foreign",
+        "a directory of thesis.txt",
+    ),
+    "an empty directory, forced": (
+        lambda target: target.mkdir(),
+        True,
+        "output.foreign",
+        "an empty directory",
+    ),
+    "a file, forced": (a_file, True, "output.foreign", "a file"),
+    "a link to ours, forced": (linked, True, "output.foreign", "a symbolic link"),
+    "a link to nothing, forced": (dangling, True, "output.foreign", "a symbolic link"),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_an_existing_target_is_refused(name: str, target: Path) -> None:
-    make, force, code = REFUSED[name]
+    make, force, code, found = REFUSED[name]
     make(target)
     before = {path: path.is_file() and path.read_bytes() for path in target.parent.rglob("*")}
     with pytest.raises(OutputError) as caught:
         write(target, force=force)
     assert (caught.value.code, caught.value.file) == (code, str(target))
+    assert caught.value.found == found
     assert caught.value.hint
     after = {path: path.is_file() and path.read_bytes() for path in target.parent.rglob("*")}
     assert after == before

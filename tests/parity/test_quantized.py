@@ -13,7 +13,7 @@ import onnx
 import pytest
 
 from mamba_export.dtypes import DType
-from mamba_export.errors import MambaExportError
+from mamba_export.errors import CapabilityError, MambaExportError
 from mamba_export.graph.artifact import DATA_FILE, Artifact
 from mamba_export.parity import check_parity, tolerances
 from mamba_export.parity.metrics import compare
@@ -66,6 +66,22 @@ def test_a_quantised_artifact_computes_with_its_dequantised_weights(case: Case, 
         "int8 activations",
         "greedy tokens",
     }
+
+
+@pytest.mark.parametrize(("native", "runs"), [(None, True), (True, True), (False, False)])
+def test_its_kernels_run_unless_they_shall_not(
+    quantized, monkeypatch: pytest.MonkeyPatch, native: bool | None, runs: bool
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def refuse(artifact: Artifact, **options: Any) -> None:
+        asked.append(options)
+        raise CapabilityError("enough", code="enough")
+
+    monkeypatch.setattr("mamba_export.runtime.ort_session.OrtSession", refuse)
+    with pytest.raises(CapabilityError, match="enough"):
+        check_parity(quantized("mamba2-tiny", 4).quantized, None, native=native)
+    assert asked == [{"device": "cpu", "native": runs, "float_products": True}]
 
 
 @pytest.mark.parametrize("name", TRAINED_MODELS)

@@ -159,7 +159,8 @@ def test_what_torch_raises_is_an_error_of_the_session(opened, error, code: str, 
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("device", "cuda"), ("threads", 2), ("native", False)]
+    ("option", "value"),
+    [("device", "cuda"), ("device", "cpu"), ("threads", 2), ("native", False), ("native", True)],
 )
 def test_an_engine_takes_no_options_of_a_runtime(engine, option: str, value: object) -> None:
     path, stand_in = engine()

@@ -85,10 +85,29 @@ def test_without_a_device_it_stops(machine: Machine, capsys: pytest.CaptureFixtu
     machine.device = None
     assert gpu.main([]) == 1
     assert not machine.ran
-    assert "CUDA_ARCHITECTURES=" in capsys.readouterr().err
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("gpu: nothing was built, and nothing ran: no CUDA device")
+    assert "Next: make gpu CUDA_ARCHITECTURES=90a-real, to build here" in last
     assert gpu.main(["--architectures", "80-real"]) == 1
     assert len(machine.ran) == 4, "it builds"
-    assert "built for 80-real; no CUDA device" in capsys.readouterr().err
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("gpu: built for 80-real; nothing ran: no CUDA device")
+    assert last.endswith(
+        "It counts as failed: nothing was tested. Next: make gpu on a machine with a GPU"
+    )
+
+
+@pytest.mark.parametrize(
+    ("fails", "said"),
+    [("pytest", "failed: tests;"), ("--suite", "failed: measurements;"), ("-m ", "tests and meas")],
+)
+def test_the_last_line_says_what_failed(
+    fails: str, said: str, machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine.fails = fails
+    assert gpu.main([]) == 1
+    assert len(machine.ran) == 6, "the rest is done all the same"
+    assert said in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
