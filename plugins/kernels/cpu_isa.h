@@ -5,6 +5,7 @@
 
 #include "add_rms_norm.h"
 #include "causal_conv1d.h"
+#include "conv_ssd_state_update.h"
 #include "gated_rms_norm.h"
 #include "selective_scan.h"
 #include "ssd_chunk_scan.h"
@@ -19,6 +20,7 @@ namespace mamba_export {
   X(SelectiveStateUpdate, selective_state_update) \
   X(SSDChunkScan, ssd_chunk_scan)                 \
   X(SSDStateUpdate, ssd_state_update)             \
+  X(ConvSSDStateUpdate, conv_ssd_state_update)    \
   X(AddRMSNorm, add_rms_norm)                     \
   X(GatedRMSNorm, gated_rms_norm)
 
