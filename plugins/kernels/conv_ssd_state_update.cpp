@@ -1,5 +1,7 @@
 #include "conv_ssd_state_update.h"
 
+#include "validation.h"
+
 namespace mamba_export {
 
 CausalConv1dUpdateParams convolution_of(const ConvSSDStateUpdateParams& p) {
@@ -41,8 +43,12 @@ SSDStateUpdateParams recurrence_of(const ConvSSDStateUpdateParams& p) {
 std::string validate(const ConvSSDStateUpdateParams& p) {
   std::string problem = validate(convolution_of(p));
   if (problem.empty()) problem = validate(recurrence_of(p));
-  const std::int64_t parts = p.nheads * p.headdim + 2 * p.ngroups * p.dstate;
-  if (problem.empty() && p.channels != parts) {
+  // Without heads a block of the GPU would have no part of the convolution, and groups no limit.
+  const std::int64_t inner = p.nheads * p.headdim;
+  require_sizes(problem, "nheads * headdim", inner, 1, p.channels);
+  if (!problem.empty()) return problem;
+  const std::int64_t parts = inner + 2 * p.ngroups * p.dstate;
+  if (p.channels != parts) {
     problem = "channels is " + std::to_string(p.channels) +
               ", expected nheads * headdim + 2 * ngroups * dstate, which is " +
               std::to_string(parts);

@@ -54,7 +54,7 @@ const Row kRows[] = {
     {"SSDStateUpdate", sizes({{'B', kHalf + 1}, {'H', 4}, {'P', 128}, {'N', 128}, {'G', 2}}), 1,
      false, "ssm_state by row"},
     {"ConvSSDStateUpdate",
-     sizes({{'B', kHalf + 1}, {'K', 4}, {'H', 683}, {'P', 32}, {'N', 4}, {'G', 1}}), 1, false,
+     sizes({{'B', kHalf + 1}, {'K', 4}, {'H', 2}, {'P', 10928}, {'N', 4}, {'G', 1}}), 1, false,
      "conv_state, ssm_state by row"},
     {"AddRMSNorm", sizes({{'R', kHalf + 1}, {'D', 2 * kHalf}}), 1, false,
      "hidden, delta and y by row"},

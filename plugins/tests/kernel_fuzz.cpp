@@ -117,7 +117,7 @@ class Fuzzer {
     const std::vector<void*> at = call_.place(c, {});
     const std::string problem = validate_params(c.params(at));
     if (random.chance(0.02)) check_refusals(c, at, random, counts);
-    const bool supported = !c.is(Kind::kSelective) || c.size['N'] > 0;
+    const bool supported = c.supported();
     counts.rejected += !supported;
     if (problem.empty() == supported) return supported;
     throw Failure(supported ? "validate() refuses a valid case: " + problem

@@ -256,6 +256,11 @@ std::size_t Case::bytes(const OperandSpec& spec) const {
   return static_cast<std::size_t>(count(spec)) * size_of(element(spec));  // int32 is as wide
 }
 
+bool Case::supported() const {
+  if (is(Kind::kSelective)) return size['N'] > 0;
+  return !is(Kind::kConvSSD) || size['H'] * size['P'] > 0;
+}
+
 bool Case::unused(const OperandSpec& spec) const {
   return is(Kind::kSelective) && spec.name == "z" && !gated;
 }
