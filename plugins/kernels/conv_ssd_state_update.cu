@@ -32,7 +32,7 @@ struct Convolved {
 #pragma unroll
     for (int k = 0; k < kMaxWidth; ++k) {
       if (k < width) asked.weight[k] = weight[std::int64_t{channel} * width + k];
-      if (k < width - 1) asked.past[k] = conv_state[at * (width - 1) + k];
+      if (k < kMaxWidth - 1 && k < width - 1) asked.past[k] = conv_state[at * (width - 1) + k];
     }
     return asked;
   }
@@ -45,7 +45,7 @@ struct Convolved {
 #pragma unroll
     for (int k = 0; k < kMaxWidth; ++k) {
       if (k >= width) continue;
-      const T sample = k < width - 1 ? asked.past[k] : asked.newest;
+      const T sample = k < kMaxWidth - 1 && k < width - 1 ? asked.past[k] : asked.newest;
       sum = fmaf(to_float(asked.weight[k]), to_float(sample), sum);
       if (first && k > 0) state[k - 1] = sample;
     }

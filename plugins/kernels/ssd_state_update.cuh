@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(kThreads) update(Update update, Feed feed) {
       if (inside && r < dstate) load<n>(h[i], past + r * p.headdim);
     }
     // Then for all that is fed, before the first of it is used.
-    typename Feed::Asked asked[kTurns];
+    typename Feed::Asked asked[kTurns] = {};
 #pragma unroll
     for (int turn = 0; turn < kTurns; ++turn) {
       const unsigned channel = channel_of(turn, tile);
