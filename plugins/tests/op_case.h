@@ -94,7 +94,7 @@ struct Case {
   std::int64_t length(std::int64_t row) const {  // valid tokens
     return has('T') ? seqlens[static_cast<std::size_t>(row)] : 1;
   }
-  bool supported() const;  // whether there are kernels for these sizes
+  bool supported() const;                      // whether there are kernels for these sizes
   bool unused(const OperandSpec& spec) const;  // the dummy of a switched-off input
   std::string describe() const;
 
