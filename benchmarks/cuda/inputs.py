@@ -74,12 +74,6 @@ def in_float32(op: Op, inputs: Sequence[Tensor]) -> list[Tensor]:
     ]
 
 
-def output_sources(op: Op, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Return, for each output of an op, the input that has its shape and type."""
-    by_name = {spec.name: tensor for spec, tensor in zip(op.inputs, inputs, strict=True)}
-    return [by_name[source] for source in op.output_sources]
-
-
 def shape_of(spec: TensorSpec, sizes: Mapping[str, int]) -> list[int]:
     """Return the sizes of an operand's axes."""
     axes = list(spec.axes)

@@ -93,11 +93,8 @@ class Operands:
     def __init__(
         self, device: str, op: Op, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
     ) -> None:
-        by_name = {spec.name: t for spec, t in zip(op.inputs, inputs, strict=True)}
         self.device = device
-        self.outputs = [
-            *(outputs or (torch.empty_like(by_name[source]) for source in op.output_sources))
-        ]
+        self.outputs = [*(outputs or op.empty_outputs(inputs))]
         self._tensors = [*inputs, *self.outputs]
         for tensor in self._tensors:
             assert tensor.device.type == device

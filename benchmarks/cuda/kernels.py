@@ -114,7 +114,7 @@ def _measured(
 
     from benchmarks.cuda import turns
     from benchmarks.cuda.agreement import disagreement
-    from benchmarks.cuda.inputs import ATTRIBUTES, draw, op_named, output_sources
+    from benchmarks.cuda.inputs import ATTRIBUTES, draw, op_named
     from benchmarks.cuda.kernel_library import CudaKernels
     from benchmarks.cuda.truth import part, said, take, truth
     from mamba_export.dtypes import DType
@@ -125,7 +125,7 @@ def _measured(
     try:
         # mamba_ssm's selective scan always begins with zeros.
         inputs = draw(op, sizes, torch.float16, "cuda", zero_state=case.op == "selective_scan")
-        moved = operand_bytes([*inputs, *output_sources(op, inputs)])
+        moved = operand_bytes([*inputs, *op.empty_outputs(inputs)])
         cache = torch.cuda.get_device_properties(0).L2_cache_size
         sets = [[t.clone() for t in inputs] for _ in range(turns.rotations(moved, cache))]
     except torch.OutOfMemoryError as error:

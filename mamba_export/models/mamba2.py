@@ -14,7 +14,7 @@ from mamba_export.models.backbone import BackboneConfig, LanguageModel, Mixer
 from mamba_export.models.geometry import Geometry, backbone_fields
 from mamba_export.models.layers import CausalConv1d, GatedRMSNorm, SplitLinear, cast
 from mamba_export.models.state import Kind
-from mamba_export.ops import ssd_chunk_scan, ssd_state_update
+from mamba_export.ops import conv_ssd_state_update, ssd_chunk_scan
 
 LAYOUTS = ("mamba_ssm", "transformers", "mistral")
 
@@ -97,26 +97,39 @@ class Mamba2Mixer(Mixer):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See :class:`Mixer`."""
         config = self.config
-        dim, keys = config.d_inner, config.ngroups * config.d_state
         z, xbc, dt = self.in_proj(u)
-        xbc, conv_state = self.conv1d(xbc, conv_state, seqlens)
-        x, B, C = xbc.split([dim, keys, keys], dim=-1)
-        operands = (
-            x.unflatten(-1, (config.nheads, config.headdim)),
-            dt,
-            self.A,
-            B.unflatten(-1, (config.ngroups, config.d_state)),
-            C.unflatten(-1, (config.ngroups, config.d_state)),
-            self.D,
-            self.dt_bias,
-            ssm_state,
-        )
         limits = {"dt_softplus": True, "dt_min": config.dt_min, "dt_max": config.dt_max}
         if seqlens is None:
-            y, ssm_state = ssd_state_update(*operands, **limits)
+            y, conv_state, ssm_state = conv_ssd_state_update(
+                xbc,
+                self.conv1d.weight,
+                self.conv1d.bias,
+                conv_state,
+                dt,
+                self.A,
+                self.D,
+                self.dt_bias,
+                ssm_state,
+                activation="silu",
+                ngroups=config.ngroups,
+                **limits,
+            )
         else:
+            dim, keys = config.d_inner, config.ngroups * config.d_state
+            xbc, conv_state = self.conv1d(xbc, conv_state, seqlens)
+            x, B, C = xbc.split([dim, keys, keys], dim=-1)
             y, ssm_state = ssd_chunk_scan(
-                *operands, seqlens, chunk_size=config.chunk_size, **limits
+                x.unflatten(-1, (config.nheads, config.headdim)),
+                dt,
+                self.A,
+                B.unflatten(-1, (config.ngroups, config.d_state)),
+                C.unflatten(-1, (config.ngroups, config.d_state)),
+                self.D,
+                self.dt_bias,
+                ssm_state,
+                seqlens,
+                chunk_size=config.chunk_size,
+                **limits,
             )
         y = y.flatten(-2)
         if config.gated_norm:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from onnxscript import OpBuilder
 
 
-@custom_op("AddRMSNorm", outputs={"y": "delta", "hidden_out": "hidden"})
+@custom_op("AddRMSNorm", outputs={"y": "io[...,D]", "hidden_out": "residual[...,D]"})
 def add_rms_norm(
     hidden: Annotated[Tensor, "residual[...,D]"],
     delta: Annotated[Tensor, "io[...,D]"],

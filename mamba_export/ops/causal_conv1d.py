@@ -19,7 +19,7 @@ MAX_WIDTH = 4
 """Largest d_conv of any published checkpoint, and of the function body."""
 
 
-@custom_op("CausalConv1d", outputs={"y": "x", "conv_state_out": "conv_state"})
+@custom_op("CausalConv1d", outputs={"y": "io[B,T,C]", "conv_state_out": "io[B,C,K-1]"})
 def causal_conv1d(
     x: Annotated[Tensor, "io[B,T,C]"],
     weight: Annotated[Tensor, "io[C,K]"],

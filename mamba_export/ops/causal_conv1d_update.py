@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from onnxscript import OpBuilder
 
 
-@custom_op("CausalConv1dUpdate", outputs={"y": "x", "conv_state_out": "conv_state"})
+@custom_op("CausalConv1dUpdate", outputs={"y": "io[B,C]", "conv_state_out": "io[B,C,K-1]"})
 def causal_conv1d_update(
     x: Annotated[Tensor, "io[B,C]"],
     weight: Annotated[Tensor, "io[C,K]"],
@@ -54,6 +54,18 @@ def _(
     *,
     activation: str,
 ) -> Sequence[ir.Value]:
+    return emit_convolution(op, x, weight, bias, conv_state, activation)
+
+
+def emit_convolution(
+    op: OpBuilder,
+    x: ir.Value,
+    weight: ir.Value,
+    bias: ir.Value,
+    conv_state: ir.Value,
+    activation: str,
+) -> tuple[ir.Value, ir.Value]:
+    """Emit y [B,C] and the new state [B,C,K-1], both in the type of x, for one token."""
     window = op.Concat(conv_state, op.Unsqueeze(x, [2]), axis=2)
     products = op.Mul(body.to_float32(op, window), body.to_float32(op, weight))
     y = op.Add(op.ReduceSum(products, [2], keepdims=0), body.to_float32(op, bias))

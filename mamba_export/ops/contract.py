@@ -92,6 +92,12 @@ class TensorSpec:
             yield LEADING, list(shape[: len(shape) - lettered])
         yield from zip(self.axes[-lettered:], shape[len(shape) - lettered :], strict=True)
 
+    def shape(self, sizes: Mapping[str, Any]) -> list[Any]:
+        """Return the shape for the size of each axis, as :meth:`sizes` gives them."""
+        if self.axes[0] != LEADING:
+            return [sizes[axis] for axis in self.axes]
+        return [*sizes[LEADING], *(sizes[axis] for axis in self.axes[1:])]
+
 
 @dataclass(frozen=True)
 class AttributeSpec:
@@ -137,12 +143,7 @@ class Op:
         self.attributes = tuple(
             AttributeSpec(p.name, hints[p.name]) for p in parameters if p.kind is p.KEYWORD_ONLY
         )
-        by_name = {spec.name: spec for spec in self.inputs}
-        self.output_sources = tuple(outputs.values())
-        self.outputs = tuple(
-            TensorSpec(output, by_name[source].element, by_name[source].axes)
-            for output, source in outputs.items()
-        )
+        self.outputs = tuple(_tensor_spec(output, spec) for output, spec in outputs.items())
         self._body: Body | None = None
         self._contrib: Body | None = None
 
@@ -168,14 +169,23 @@ class Op:
         returns = ", ".join("Tensor" for _ in self.outputs)
         return f"({', '.join(arguments)}) -> ({returns})"
 
-    def _fake(self, *inputs: Tensor, **_: Any) -> Tensor | tuple[Tensor, ...]:
-        by_name = dict(zip((spec.name for spec in self.inputs), inputs, strict=True))
-        return self._returned(
-            tuple(
-                torch.empty_like(by_name[source], memory_format=torch.contiguous_format)
-                for source in self.output_sources
+    def empty_outputs(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Allocate the outputs of a call with ``inputs``, on their device."""
+        sizes: dict[str, Any] = {}
+        dtypes: dict[str, torch.dtype] = {}
+        for spec, tensor in zip(self.inputs, inputs, strict=True):
+            dtypes.setdefault(spec.element, tensor.dtype)
+            for axis, size in spec.sizes(tensor.shape):
+                sizes.setdefault(axis, size)
+        return tuple(
+            torch.empty(
+                spec.shape(sizes), dtype=dtypes[spec.element], device=inputs[0].device
             )
+            for spec in self.outputs
         )
+
+    def _fake(self, *inputs: Tensor, **_: Any) -> Tensor | tuple[Tensor, ...]:
+        return self._returned(self.empty_outputs(inputs))
 
     def _returned(self, outputs: tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
         """Return what the torch op returns: a torch op has no tuples of one."""
@@ -339,7 +349,7 @@ def custom_op(name: str, *, outputs: Mapping[str, str]) -> Callable[[Callable[..
 
     Args:
         name: ONNX op type.
-        outputs: for each output, the input whose shape and element type it takes.
+        outputs: ``<element>[<axes>]`` of each output; an axis is that of some input.
 
     Each tensor parameter is ``Annotated[Tensor, "<element>[<axes>]"]``; keyword-only parameters of
     type bool, int, float or str are attributes.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from onnxscript import OpBuilder
 
 
-@custom_op("GatedRMSNorm", outputs={"y": "x"})
+@custom_op("GatedRMSNorm", outputs={"y": "io[...,D]"})
 def gated_rms_norm(
     x: Annotated[Tensor, "io[...,D]"],
     z: Annotated[Tensor, "io[...,D]"],

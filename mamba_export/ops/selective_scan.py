@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from onnxscript import OpBuilder
 
 
-@custom_op("SelectiveScan", outputs={"y": "x", "ssm_state_out": "ssm_state"})
+@custom_op("SelectiveScan", outputs={"y": "io[B,T,D]", "ssm_state_out": "state[B,D,N]"})
 def selective_scan(
     x: Annotated[Tensor, "io[B,T,D]"],
     dt: Annotated[Tensor, "io[B,T,D]"],

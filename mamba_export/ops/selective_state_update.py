@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from onnxscript import OpBuilder
 
 
-@custom_op("SelectiveStateUpdate", outputs={"y": "x", "ssm_state_out": "ssm_state"})
+@custom_op("SelectiveStateUpdate", outputs={"y": "io[B,D]", "ssm_state_out": "state[B,D,N]"})
 def selective_state_update(
     x: Annotated[Tensor, "io[B,D]"],
     dt: Annotated[Tensor, "io[B,D]"],

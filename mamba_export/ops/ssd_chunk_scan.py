@@ -23,7 +23,7 @@ MASKED = -1e30
 """Exponent of a masked pair: its exp is exactly 0, and no runtime turns it into a NaN."""
 
 
-@custom_op("SSDChunkScan", outputs={"y": "x", "ssm_state_out": "ssm_state"})
+@custom_op("SSDChunkScan", outputs={"y": "io[B,T,H,P]", "ssm_state_out": "state[B,H,N,P]"})
 def ssd_chunk_scan(
     x: Annotated[Tensor, "io[B,T,H,P]"],
     dt: Annotated[Tensor, "io[B,T,H]"],

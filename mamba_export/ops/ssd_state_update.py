@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from onnxscript import OpBuilder
 
 
-@custom_op("SSDStateUpdate", outputs={"y": "x", "ssm_state_out": "ssm_state"})
+@custom_op("SSDStateUpdate", outputs={"y": "io[B,H,P]", "ssm_state_out": "state[B,H,N,P]"})
 def ssd_state_update(
     x: Annotated[Tensor, "io[B,H,P]"],
     dt: Annotated[Tensor, "io[B,H]"],
@@ -88,21 +88,47 @@ def _(
     dt_min: float,
     dt_max: float,
 ) -> Sequence[ir.Value]:
-    x32 = body.to_float32(op, x)
     step = body.step_size(op, dt, dt_bias, dt_softplus=dt_softplus, dt_min=dt_min, dt_max=dt_max)
-    decay = op.Exp(op.Min(op.Mul(step, A), 0.0))
-    dtx = op.Mul(op.Unsqueeze(step, [2]), x32)
+    y, state = emit_advance(op, x, step, A, B, C, D, ssm_state, op.Shape(B, start=1, end=2))
+    return op.CastLike(y, x), state
+
+
+def emit_advance(
+    op: OpBuilder,
+    x: ir.Value,
+    dt: ir.Value,
+    A: ir.Value,
+    B: ir.Value,
+    C: ir.Value,
+    D: ir.Value,
+    ssm_state: ir.Value,
+    groups: ir.Value | list[int],
+) -> tuple[ir.Value, ir.Value]:
+    """Emit float32 y [B,H,P] with the skip D, and the new state [B,H,N,P], for one token.
+
+    Sizes are those of ``ssm_state``, which is an input of every body; only [1] ``groups`` is not.
+
+    Args:
+        op: the builder.
+        x: [B,H,P]. dt: [B,H] final step size. A: [H]. B, C: [B,G,N]. D: [H].
+        ssm_state: [B,H,N,P].
+        groups: [1] G.
+    """
+    x32 = body.to_float32(op, x)
+    decay = op.Exp(op.Min(op.Mul(dt, A), 0.0))
+    dtx = op.Mul(op.Unsqueeze(dt, [2]), x32)
     # Heads are split by group, [B,G,H/G,...], so that B and C broadcast instead of being repeated.
-    groups = op.Shape(B, start=1, end=2)
-    heads = op.Div(op.Shape(A), groups)
-    batch_groups = op.Concat(op.Shape(x, end=1), groups, heads, axis=0)
+    heads = op.Div(op.Shape(ssm_state, start=1, end=2), groups)
+    batch_groups = op.Concat(op.Shape(ssm_state, end=1), groups, heads, axis=0)
     state_shape = op.Concat(batch_groups, op.Shape(ssm_state, start=2), axis=0)
     kept = op.Mul(
         body.reshape(op, decay, op.Concat(batch_groups, [1, 1], axis=0)),
         body.reshape(op, ssm_state, state_shape),
     )
-    dtx_row = body.reshape(op, dtx, op.Concat(batch_groups, [1], op.Shape(x, start=2), axis=0))
+    columns = op.Shape(ssm_state, start=3)
+    dtx_row = body.reshape(op, dtx, op.Concat(batch_groups, [1], columns, axis=0))
     state = op.Add(kept, op.Mul(op.Unsqueeze(body.to_float32(op, B), [2, 4]), dtx_row))
     y = op.MatMul(op.Unsqueeze(body.to_float32(op, C), [2, 3]), state)  # [B,G,H/G,1,P]
-    y = op.Add(body.reshape_like(op, y, x), op.Mul(op.Unsqueeze(D, [1]), x32))
-    return op.CastLike(y, x), body.reshape_like(op, state, ssm_state)
+    y = body.reshape(op, y, op.Concat(op.Shape(ssm_state, end=2), columns, axis=0))
+    y = op.Add(y, op.Mul(op.Unsqueeze(D, [1]), x32))
+    return y, body.reshape_like(op, state, ssm_state)

@@ -23,7 +23,7 @@ RECURRENCES: Mapping[tuple[str, str], frozenset[tuple[str, str]]] = {
         {("mamba_export", "SelectiveScan"), ("mamba_export", "SSDChunkScan")}
     ),
     ("mamba", "step"): frozenset(
-        {("mamba_export", "SelectiveStateUpdate"), ("mamba_export", "SSDStateUpdate")}
+        {("mamba_export", "SelectiveStateUpdate"), ("mamba_export", "ConvSSDStateUpdate")}
     ),
     ("contrib", "model"): frozenset({("com.microsoft", "LinearAttention")}),
 }

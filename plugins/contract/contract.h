@@ -9,6 +9,7 @@
 
 #include "add_rms_norm.h"
 #include "causal_conv1d.h"
+#include "conv_ssd_state_update.h"
 #include "gated_rms_norm.h"
 #include "selective_scan.h"
 #include "ssd_chunk_scan.h"

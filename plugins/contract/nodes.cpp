@@ -73,6 +73,23 @@ void SSDChunkScan::resize(const Sizes& size, Params& params) {
   params.seqlen = size['T'];
 }
 
+void ConvSSDStateUpdate::read(Attributes& node, Params& params) {
+  params.silu = node.one_of("activation", {"none", "silu"}) == "silu";
+  params.ngroups = node.integer("ngroups");
+  params.dt_softplus = node.boolean("dt_softplus");
+  params.dt_min = node.real("dt_min");
+  params.dt_max = node.real("dt_max");
+}
+
+void ConvSSDStateUpdate::resize(const Sizes& size, Params& params) {
+  params.batch = size['B'];
+  params.channels = size['C'];
+  params.width = size['K'];
+  params.nheads = size['H'];
+  params.headdim = size['P'];
+  params.dstate = size['N'];
+}
+
 // ---- norms --------------------------------------------------------------------------------------
 
 void AddRMSNorm::read(Attributes& node, Params& params) { params.eps = node.real("eps"); }

@@ -1,7 +1,6 @@
 #include "sizes.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "node_error.h"
 
@@ -93,13 +92,19 @@ Shape Sizes::shape_of(const TensorSpec& spec) const {
   return shape;
 }
 
-std::size_t input_like(const Contract& contract, const TensorSpec& output) {
-  std::size_t i = 0;
-  while (contract.inputs[i].element != output.element ||
-         std::strcmp(contract.inputs[i].axes.text, output.axes.text) != 0) {
-    ++i;
+AxisSource source_of(const Contract& contract, const Axis& axis) {
+  for (std::size_t input = 0;; ++input) {
+    const Axes& axes = contract.inputs[input].axes;
+    for (std::size_t i = 0; i < axes.count; ++i) {
+      if (axes.axis[i].letter == axis.letter && axes.axis[i].less == axis.less) return {input, i};
+    }
   }
-  return i;
+}
+
+std::size_t input_with(const Contract& contract, Element element) {
+  std::size_t input = 0;
+  while (contract.inputs[input].element != element) ++input;
+  return input;
 }
 
 }  // namespace mamba_export

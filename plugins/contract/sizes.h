@@ -46,7 +46,31 @@ class Sizes {
   const char* leading_input_ = nullptr;
 };
 
-// Returns the first input that is declared like an output: it has the output's shape and type.
-std::size_t input_like(const Contract& contract, const TensorSpec& output);
+// Where an output has the size of an axis from: an input, and which of its lettered axes it is.
+struct AxisSource {
+  std::size_t input;
+  std::size_t axis;
+};
+
+// Both must be of some input.
+AxisSource source_of(const Contract& contract, const Axis& axis);
+std::size_t input_with(const Contract& contract, Element element);
+
+// Calls take(input, axis) for every axis of an output, with where its size is among the shapes of
+// the inputs, which have `rank(input)` axes.
+template <class Rank, class Take>
+void for_each_axis(const Contract& contract, const TensorSpec& output, const Rank& rank,
+                   const Take& take) {
+  const auto leading = [&](std::size_t i) { return rank(i) - contract.inputs[i].axes.count; };
+  if (output.axes.leading) {
+    std::size_t input = 0;
+    while (!contract.inputs[input].axes.leading) ++input;
+    for (std::size_t axis = 0; axis < leading(input); ++axis) take(input, axis);
+  }
+  for (std::size_t i = 0; i < output.axes.count; ++i) {
+    const AxisSource source = source_of(contract, output.axes.axis[i]);
+    take(source.input, leading(source.input) + source.axis);
+  }
+}
 
 }  // namespace mamba_export

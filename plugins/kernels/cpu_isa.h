@@ -5,6 +5,7 @@
 
 #include "add_rms_norm.h"
 #include "causal_conv1d.h"
+#include "conv_ssd_state_update.h"
 #include "gated_rms_norm.h"
 #include "selective_scan.h"
 #include "ssd_chunk_scan.h"
@@ -19,6 +20,7 @@ namespace mamba_export {
   X(SelectiveStateUpdate, selective_state_update) \
   X(SSDChunkScan, ssd_chunk_scan)                 \
   X(SSDStateUpdate, ssd_state_update)             \
+  X(ConvSSDStateUpdate, conv_ssd_state_update)    \
   X(AddRMSNorm, add_rms_norm)                     \
   X(GatedRMSNorm, gated_rms_norm)
 
@@ -27,7 +29,8 @@ struct Kernels {
 #define MAMBA_EXPORT_MEMBER(Op, kernel) void (*kernel)(const Op##Params&, const ParallelFor&);
   MAMBA_EXPORT_FOR_EACH_OP(MAMBA_EXPORT_MEMBER)
 #undef MAMBA_EXPORT_MEMBER
-  bool exact = true;      // the parts of a sequence, or its steps, leave the same bits as the whole
+  // The parts of a sequence, its steps, and two ops in the place of one leave the whole's bits.
+  bool exact = true;
   bool matrices = false;  // SSDChunkScan rounds what it multiplies as matrices to 16 bits
 };
 

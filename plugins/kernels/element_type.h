@@ -1,6 +1,7 @@
 // Element types of activations. The recurrent state and all arithmetic are float32.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 namespace mamba_export {
@@ -14,6 +15,8 @@ struct Float16 {
 struct BFloat16 {
   std::uint16_t bits;
 };
+
+constexpr std::size_t size_of(ElementType type) { return type == ElementType::kFloat32 ? 4 : 2; }
 
 // Calls f with a value of the type that `type` names, and returns what it does.
 template <class F>

@@ -36,6 +36,17 @@ struct SSDStateUpdateParams {
   float* ssm_state_out = nullptr;    // [B,H,N,P]; may be ssm_state
 };
 
+// Elements from one row of the batch to the next: of x, and of B and C.
+struct SSDRows {
+  std::int64_t x;
+  std::int64_t keys;
+};
+
+// Of x [B,H,P] and of B and C [B,G,N] on their own.
+inline SSDRows dense_rows(const SSDStateUpdateParams& p) {
+  return {p.nheads * p.headdim, p.ngroups * p.dstate};
+}
+
 // A sequence: the same, and how long it is.
 struct SSDChunkScanParams : SSDStateUpdateParams {
   std::int64_t seqlen = 0;                // T

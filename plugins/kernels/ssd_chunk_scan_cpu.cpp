@@ -184,9 +184,10 @@ void update_columns(const SSDStateUpdateParams& p, Vec a, const Vec* dtx, const 
 }
 
 template <class T>
-void update(const SSDStateUpdateParams& p, std::int64_t b, std::int64_t head) {
+void update(const SSDStateUpdateParams& p, const SSDRows& rows, std::int64_t b,
+            std::int64_t head) {
   const std::int64_t group = head / (p.nheads / p.ngroups);
-  const std::int64_t from = (b * p.ngroups + group) * p.dstate;
+  const std::int64_t from = b * rows.keys + group * p.dstate;
   const std::int64_t state = (b * p.nheads + head) * p.dstate * p.headdim;
   const T* const dt = static_cast<const T*>(p.dt) + b * p.nheads + head;
   const Vec step = step_size(p, set1(as_float(*dt)), p.dt_bias[head]);
@@ -195,8 +196,8 @@ void update(const SSDStateUpdateParams& p, std::int64_t b, std::int64_t head) {
     const std::int64_t width = lesser(kTile, p.headdim - column);
     const int vectors = static_cast<int>((width + kLanes - 1) / kLanes);
     const int last = static_cast<int>(width - (vectors - 1) * kLanes);
-    const std::int64_t at = (b * p.nheads + head) * p.headdim + column;
-    const T* const x = static_cast<const T*>(p.x) + at;
+    const T* const x = static_cast<const T*>(p.x) + b * rows.x + head * p.headdim + column;
+    T* const out = static_cast<T*>(p.y) + (b * p.nheads + head) * p.headdim + column;
     Vec dtx[kColumns];
     Vec y[kColumns];
     for (int v = 0; v < vectors; ++v) {
@@ -210,24 +211,29 @@ void update(const SSDStateUpdateParams& p, std::int64_t b, std::int64_t head) {
             p.ssm_state + state + column, p.ssm_state_out + state + column, last, y);
     for (int v = 0; v < vectors; ++v) {
       const int lanes = v == vectors - 1 ? last : kLanes;
-      const Vec out = fma(set1(p.D[head]), load(x + v * kLanes, lanes), y[v]);
-      store(static_cast<T*>(p.y) + at + v * kLanes, out, lanes);
+      const Vec skipped = fma(set1(p.D[head]), load(x + v * kLanes, lanes), y[v]);
+      store(out + v * kLanes, skipped, lanes);
     }
   }
 }
 
 template <class T>
-void run(const SSDStateUpdateParams& p, const ParallelFor& parallel_for) {
+void run(const SSDStateUpdateParams& p, const SSDRows& rows, const ParallelFor& parallel_for) {
   // Between two steps a model's weights push the state out of the caches: it comes from memory.
   const double item_ns = 0.5 * static_cast<double>(p.dstate) * static_cast<double>(p.headdim);
   parallel_for(p.batch * p.nheads, item_ns,
-               [&](std::int64_t item) { update<T>(p, item / p.nheads, item % p.nheads); });
+               [&](std::int64_t item) { update<T>(p, rows, item / p.nheads, item % p.nheads); });
 }
 
 }  // namespace
 
+void ssd_state_update(const SSDStateUpdateParams& p, const SSDRows& rows,
+                      const ParallelFor& parallel_for) {
+  with_element(p.type, [&](auto element) { run<decltype(element)>(p, rows, parallel_for); });
+}
+
 void ssd_state_update(const SSDStateUpdateParams& p, const ParallelFor& parallel_for) {
-  with_element(p.type, [&](auto element) { run<decltype(element)>(p, parallel_for); });
+  ssd_state_update(p, dense_rows(p), parallel_for);
 }
 
 void ssd_chunk_scan(const SSDChunkScanParams& p, const ParallelFor& parallel_for) {

@@ -1,5 +1,8 @@
 #include "custom_op.h"
 
+#include <utility>
+#include <vector>
+
 namespace mamba_export::ort {
 ONNXTensorElementDataType onnx_type(Element element, Types types) {
   const auto of = [](ElementType type) {
@@ -27,17 +30,69 @@ ONNXTensorElementDataType onnx_type(Element element, Types types) {
   return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
 }
 
+namespace {
+
+// What the runtime knows of a tensor's shape; no axes where it knows nothing.
+struct KnownShape {
+  ONNXTensorElementDataType type;
+  std::vector<std::int64_t> dims;  // -1: only a name is known
+  std::vector<const char*> names;  // empty: none
+};
+
+KnownShape known_shape(const OrtApi& api, const OrtShapeInferContext* context, std::size_t input) {
+  OrtTensorTypeAndShapeInfo* info = nullptr;  // stays the runtime's
+  require_ok(api, api.ShapeInferContext_GetInputTypeShape(context, input, &info));
+  KnownShape known;
+  require_ok(api, api.GetTensorElementType(info, &known.type));
+  std::size_t rank = 0;
+  require_ok(api, api.GetDimensionsCount(info, &rank));
+  known.dims.resize(rank);
+  known.names.resize(rank);
+  require_ok(api, api.GetDimensions(info, known.dims.data(), rank));
+  require_ok(api, api.GetSymbolicDimensions(info, known.names.data(), rank));
+  return known;
+}
+
+void set_shape(const OrtApi& api, OrtShapeInferContext* context, std::size_t output,
+               KnownShape shape) {
+  OrtTensorTypeAndShapeInfo* info = nullptr;
+  require_ok(api, api.CreateTensorTypeAndShapeInfo(&info));
+  OrtStatus* status = api.SetTensorElementType(info, shape.type);
+  const auto then = [&](OrtStatus* next) {
+    if (status == nullptr) {
+      status = next;
+    } else {
+      api.ReleaseStatus(next);
+    }
+  };
+  then(api.SetDimensions(info, shape.dims.data(), shape.dims.size()));
+  then(api.SetSymbolicDimensions(info, shape.names.data(), shape.names.size()));
+  then(api.ShapeInferContext_SetOutputTypeShape(context, output, info));
+  api.ReleaseTensorTypeAndShapeInfo(info);
+  require_ok(api, status);
+}
+
+}  // namespace
+
 OrtStatusPtr infer_shapes(const OrtApi& api, const Contract& contract,
                           OrtShapeInferContext* context) noexcept {
   return guarded(api, [&] {
+    std::vector<KnownShape> inputs;
+    for (std::size_t i = 0; i < contract.inputs.size; ++i) {
+      inputs.push_back(known_shape(api, context, i));
+      // An unknown shape comes as one without axes. What does not fit is refused when it runs.
+      if (inputs.back().dims.size() < contract.inputs[i].axes.count) return;
+    }
     for (std::size_t i = 0; i < contract.outputs.size; ++i) {
-      const std::size_t twin = input_like(contract, contract.outputs[i]);
-      OrtTensorTypeAndShapeInfo* info = nullptr;  // stays the runtime's
-      require_ok(api, api.ShapeInferContext_GetInputTypeShape(context, twin, &info));
-      std::size_t rank = 0;
-      require_ok(api, api.GetDimensionsCount(info, &rank));
-      if (rank == 0) continue;  // an unknown shape comes as one without axes
-      require_ok(api, api.ShapeInferContext_SetOutputTypeShape(context, i, info));
+      const TensorSpec& spec = contract.outputs[i];
+      KnownShape shape{inputs[input_with(contract, spec.element)].type, {}, {}};
+      for_each_axis(
+          contract, spec, [&](std::size_t input) { return inputs[input].dims.size(); },
+          [&](std::size_t input, std::size_t axis) {
+            shape.dims.push_back(inputs[input].dims[axis]);
+            shape.names.push_back(inputs[input].names[axis]);
+          });
+      set_shape(api, context, i, std::move(shape));
     }
   });
 }

@@ -139,7 +139,13 @@ std::int32_t PluginBase::getOutputShapes(const nvinfer1::DimsExprs* input_shapes
     require_arity(inputs, outputs);
     sizes_of(contract_, [&](std::size_t i) { return shape_of(input_shapes[i]); });
     for (std::size_t i = 0; i < contract_.outputs.size; ++i) {
-      shapes[i] = input_shapes[input_like(contract_, contract_.outputs[i])];
+      shapes[i].nbDims = 0;
+      for_each_axis(
+          contract_, contract_.outputs[i],
+          [&](std::size_t input) { return static_cast<std::size_t>(input_shapes[input].nbDims); },
+          [&](std::size_t input, std::size_t axis) {
+            shapes[i].d[shapes[i].nbDims++] = input_shapes[input].d[axis];
+          });
     }
     return kOk;
   });

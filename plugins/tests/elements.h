@@ -12,8 +12,6 @@
 
 namespace mamba_export::testing {
 
-inline std::size_t size_of(ElementType type) { return type == ElementType::kFloat32 ? 4 : 2; }
-
 struct Format {
   int precision;     // bits of the significand, the hidden one included
   int min_exponent;  // of the smallest normal number

@@ -65,9 +65,7 @@ void draw_matrix_sizes(Random& random, Case& c, bool wide) {
   c.size['H'] *= c.size['G'];
 }
 
-void draw_sizes(Random& random, Case& c, bool wide) {
-  wide = wide || random.chance(0.002);
-  if (c.is(Kind::kSSD) && random.chance(0.3)) return draw_matrix_sizes(random, c, wide);
+void draw_any_sizes(Random& random, Case& c, bool wide) {
   // How many elements of state are advanced, in all.
   double left = wide ? 300e3 : std::exp(random.uniform(std::log(20.0), std::log(3000.0)));
   std::vector<std::int64_t> taken;
@@ -76,12 +74,11 @@ void draw_sizes(Random& random, Case& c, bool wide) {
     left = std::max(left / static_cast<double>(size), 1.0);
   };
   if (c.has('B')) take('B', random.pick(wide && !c.has('T') ? kLargeBatches : kBatches));
-  if (c.has('K')) c.size['K'] = random.integer(2, 4);
-  const bool grouped = c.has('G') || c.is(Kind::kGatedNorm);
+  const bool grouped = c.has('G') || c.op->takes("ngroups");
   if (grouped) take('G', random.pick(kGroups));
   std::vector<char> letters;
   for (const char letter : {'T', 'C', 'D', 'H', 'P', 'N', 'R'}) {
-    if (c.has(letter)) letters.push_back(letter);
+    if (c.has(letter) && !(letter == 'C' && c.is(Kind::kConvSSD))) letters.push_back(letter);
   }
   for (std::size_t i = letters.size(); i > 1; --i) {  // who gets the large share
     const auto other = random.integer(0, static_cast<std::int64_t>(i) - 1);
@@ -101,6 +98,17 @@ void draw_sizes(Random& random, Case& c, bool wide) {
   if (grouped) c.size[c.has('H') ? 'H' : 'D'] *= c.size['G'];
   if (random.chance(0.02)) c.size[random.pick(letters)] = 0;
   if (c.has('B') && random.chance(0.01)) c.size['B'] = 0;
+}
+
+void draw_sizes(Random& random, Case& c, bool wide) {
+  wide = wide || random.chance(0.002);
+  if (c.has('K')) c.size['K'] = random.integer(2, 4);
+  if ((c.is(Kind::kSSD) || c.is(Kind::kConvSSD)) && random.chance(0.3)) {
+    draw_matrix_sizes(random, c, wide);
+  } else {
+    draw_any_sizes(random, c, wide);
+  }
+  c.fit_channels();
 }
 
 void draw_attributes(Random& random, Case& c) {
@@ -149,7 +157,7 @@ class Values {
       if (c_.profile == "wild") return 8 * random_.normal();
       return c_.dt_softplus ? random_.normal() : 1e-2 * std::fabs(random_.normal());
     }
-    if (zero_state_ && c_.carries() && &spec == &c_.op->inputs[c_.carried_input()]) return 0;
+    if (zero_state_ && c_.op->carries(c_.op->input(name))) return 0;
     if (c_.profile == "large") return random_.normal() * std::pow(10, random_.uniform(0, 6));
     if (c_.profile == "tiny") return random_.normal() * std::pow(10, random_.uniform(-42, 0));
     return random_.normal();
@@ -209,7 +217,7 @@ void fill_padding(Random& random, Case& c) {
 // Decays so strong that differences of prefix sums would cancel.
 void burst(Case& c) {
   if (!c.has('T') || c.is(Kind::kConv)) return;
-  const std::size_t dt = c.input("dt");
+  const std::size_t dt = c.op->input("dt");
   for_each_token(c, c.op->inputs[dt],
                  [&](std::int64_t, std::int64_t t, std::int64_t first, std::int64_t end) {
                    if (t < 8 || t >= 72) return;

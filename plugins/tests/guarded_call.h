@@ -11,6 +11,7 @@
 #include "guarded_memory.h"
 #include "kernel_sets.h"
 #include "op_case.h"
+#include "random.h"
 
 namespace mamba_export::testing {
 
@@ -19,16 +20,23 @@ struct Failure : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-struct Outputs {
-  std::vector<char> y;
-  std::vector<char> carried;  // empty if the op carries nothing on
-};
+using Outputs = std::vector<std::vector<char>>;  // their bytes, in the contract's order
 
 struct Call {
-  bool in_place = false;  // the new state over the old one
+  unsigned in_place = 0;  // bit i: output i lies over the input that it carries on
   bool at_end = true;     // operands end at a guard page, else they start at one
   ParallelFor parallel_for;
+
+  bool over_input(std::size_t output) const { return (in_place >> output & 1) != 0; }
 };
+
+// All that an op carries on, in place.
+inline unsigned all_in_place(const OpSpec& op) { return (1u << op.outputs.size()) - 2; }
+
+// Any of it.
+inline unsigned draw_in_place(Random& random, const OpSpec& op) {
+  return static_cast<unsigned>(random.bits()) & all_in_place(op);
+}
 
 // Runs kernels on operands in guarded memory.
 class GuardedCall {
@@ -49,12 +57,11 @@ class GuardedCall {
       at.push_back(c.unused(spec) ? memory_[i].forbidden() : bytes);
     }
     for (std::size_t i = 0; i < c.op->outputs.size(); ++i) {
-      const bool over_input = i == 1 && call.in_place;
       GuardedMemory& memory = memory_[c.op->inputs.size() + i];
       const std::size_t size = c.bytes(c.op->outputs[i]);
       char* const bytes = memory.place(size, call.at_end);
       std::memset(bytes, 0xa5, size);
-      at.push_back(over_input ? at[c.carried_input()] : bytes);
+      at.push_back(call.over_input(i) ? at[c.op->carried_input(i)] : bytes);
     }
     return at;
   }
@@ -73,22 +80,24 @@ class GuardedCall {
     const std::vector<void*> at = place(c, call);
     kernel(at);
     const std::size_t inputs = c.op->inputs.size();
+    Outputs outputs;
+    std::vector<bool> overwritten(inputs);
+    for (std::size_t i = 0; i < c.op->outputs.size(); ++i) {
+      const char* const bytes = static_cast<const char*>(at[inputs + i]);
+      outputs.emplace_back(bytes, bytes + c.bytes(c.op->outputs[i]));
+      if (call.over_input(i)) overwritten[c.op->carried_input(i)] = true;
+    }
     for (std::size_t i = 0; i < at.size(); ++i) {
       const std::string& name = (i < inputs ? c.op->inputs[i] : c.op->outputs[i - inputs]).name;
       if (!memory_[i].margin_intact()) throw Failure("wrote beside " + name);
-      if (i >= inputs || (call.in_place && c.carries() && i == c.carried_input())) continue;
-      if (c.unused(c.op->inputs[i])) continue;
+      if (i >= inputs || overwritten[i] || c.unused(c.op->inputs[i])) continue;
       std::vector<char> before(c.bytes(c.op->inputs[i]));
       write(c, i, before.data());
       if (!std::equal(before.begin(), before.end(), static_cast<const char*>(at[i]))) {
         throw Failure("changed " + name);
       }
     }
-    const auto copy = [&](std::size_t i) {
-      const char* const bytes = static_cast<const char*>(at[inputs + i]);
-      return std::vector<char>(bytes, bytes + c.bytes(c.op->outputs[i]));
-    };
-    return {copy(0), c.carries() ? copy(1) : std::vector<char>()};
+    return outputs;
   }
 
  private:

@@ -53,6 +53,9 @@ const Row kRows[] = {
      3, false, "x, y, B and C by row"},
     {"SSDStateUpdate", sizes({{'B', kHalf + 1}, {'H', 4}, {'P', 128}, {'N', 128}, {'G', 2}}), 1,
      false, "ssm_state by row"},
+    {"ConvSSDStateUpdate",
+     sizes({{'B', kHalf + 1}, {'K', 4}, {'H', 2}, {'P', 10928}, {'N', 4}, {'G', 1}}), 1, false,
+     "conv_state, ssm_state by row"},
     {"AddRMSNorm", sizes({{'R', kHalf + 1}, {'D', 2 * kHalf}}), 1, false,
      "hidden, delta and y by row"},
     {"GatedRMSNorm", sizes({{'R', kHalf + 1}, {'D', 2 * kHalf}, {'G', 8}}), 1, false,
@@ -64,6 +67,7 @@ Case compared_part(const Row& row, const OpSpec& op) {
   Case part;
   part.op = &op;
   part.size = row.sizes;
+  part.fit_channels();
   part.size[part.has('R') ? 'R' : 'B'] = 1;
   const std::int64_t width = row.sizes['K'];
   if (part.has('T')) part.size['T'] = row.at_end ? width : row.tokens;
@@ -102,6 +106,7 @@ bool run_row(const Row& row, const Kernels& kernels) {
   const Case part = compared_part(row, op);
   Case whole = part;
   whole.size = row.sizes;
+  whole.fit_channels();
   std::vector<std::int32_t> lengths(static_cast<std::size_t>(whole.rows()), 0);
   lengths.back() = static_cast<std::int32_t>(row.tokens);
 
@@ -130,9 +135,9 @@ bool run_row(const Row& row, const Kernels& kernels) {
     }
   }
   place(op.outputs[0]);
-  if (part.carries()) {  // in place
-    at.push_back(at[part.carried_input()]);
-    parts.push_back(parts[part.carried_input()]);
+  for (std::size_t i = 1; i < op.outputs.size(); ++i) {  // in place
+    at.push_back(at[op.carried_input(i)]);
+    parts.push_back(parts[op.carried_input(i)]);
   }
 
   const Params params = whole.params(at);
@@ -155,8 +160,8 @@ bool run_row(const Row& row, const Kernels& kernels) {
       }
     };
     const auto tokens = static_cast<std::size_t>(part.seqlen());
-    compare(0, expected.y, row.at_end ? expected.y.size() / tokens * (tokens - 1) : 0);
-    if (part.carries()) compare(1, expected.carried, 0);
+    compare(0, expected[0], row.at_end ? expected[0].size() / tokens * (tokens - 1) : 0);
+    for (std::size_t i = 1; i < op.outputs.size(); ++i) compare(i, expected[i], 0);
   }
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   std::printf("%-9s %-21s %-28s %11lld elements %6.1f s %s\n", kernels.isa, row.op, row.why,

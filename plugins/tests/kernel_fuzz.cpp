@@ -77,7 +77,7 @@ class Fuzzer {
       for (const Kernels* kernels : kernels_) {
         isa = kernels->isa;
         const bool matrices = kernels->matrices && c.op->name == "SSDChunkScan";
-        if (matrices && coarse.y.empty()) coarse = reference(c, Precision::kMatrices);
+        if (matrices && coarse.empty()) coarse = reference(c, Precision::kMatrices);
         run_on(*kernels, c, matrices ? coarse : expected, random, counts);
       }
       return true;
@@ -94,8 +94,8 @@ class Fuzzer {
 
   static void survey(const Case& c, const Expected& expected, Counts& counts) {
     std::int64_t outputs = 0, unspecified = 0;
-    for (const auto* values : {&expected.y, &expected.carried}) {
-      for (const Bounded& value : *values) {
+    for (const std::vector<Bounded>& values : expected) {
+      for (const Bounded& value : values) {
         ++outputs;
         unspecified += !value.specified();
         counts.nonfinite += value.specified() && !value.finite();
@@ -104,7 +104,7 @@ class Fuzzer {
     const std::int64_t tokens = c.rows() * c.seqlen();
     std::int64_t padding = 0;
     for (std::int64_t r = 0; r < c.rows() && tokens > 0; ++r) {
-      const auto width = static_cast<std::int64_t>(expected.y.size()) / tokens;
+      const auto width = static_cast<std::int64_t>(expected[0].size()) / tokens;
       padding += (c.seqlen() - c.length(r)) * width;
     }
     counts.outputs += outputs - padding;
@@ -117,7 +117,7 @@ class Fuzzer {
     const std::vector<void*> at = call_.place(c, {});
     const std::string problem = validate_params(c.params(at));
     if (random.chance(0.02)) check_refusals(c, at, random, counts);
-    const bool supported = !c.is(Kind::kSelective) || c.size['N'] > 0;
+    const bool supported = c.supported();
     counts.rejected += !supported;
     if (problem.empty() == supported) return supported;
     throw Failure(supported ? "validate() refuses a valid case: " + problem
@@ -126,18 +126,18 @@ class Fuzzer {
 
   void run_on(const Kernels& kernels, const Case& c, const Expected& expected, Random& random,
               Counts& counts) {
-    const Call call{random.chance(0.5), random.chance(0.5), {}};
+    const Call call{draw_in_place(random, *c.op), random.chance(0.5), {}};
     const Outputs whole = call_.run(kernels, c, call);
     ++counts.runs;
-    counts.in_place += call.in_place && c.carries();
-    compare("y", c.type, whole.y, expected.y, counts);
-    compare("state", c.element(c.op->outputs.back()), whole.carried, expected.carried, counts);
+    counts.in_place += call.in_place != 0;
+    compare(c, whole, expected, counts);
 
     if (random.chance(0.5)) check_again(call_, kernels, c, call, whole, random, counts);
     if (c.rows() == 0) return;
     if (c.has('T') && !c.reverse && random.chance(0.15)) {
       check_split(call_, kernels, c, expected, whole, random, counts);
     }
+    if (c.is(Kind::kConvSSD) && kernels.exact) check_chain(call_, kernels, c, whole, counts);
     if (random.chance(0.1)) check_row(call_, kernels, c, expected, whole, random, counts);
   }
 

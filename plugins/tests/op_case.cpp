@@ -10,10 +10,11 @@ namespace {
 
 Kind kind_of(const std::string& op) {
   static const std::map<std::string, Kind> kKinds = {
-      {"CausalConv1d", Kind::kConv},       {"CausalConv1dUpdate", Kind::kConv},
-      {"SelectiveScan", Kind::kSelective}, {"SelectiveStateUpdate", Kind::kSelective},
-      {"SSDChunkScan", Kind::kSSD},        {"SSDStateUpdate", Kind::kSSD},
-      {"AddRMSNorm", Kind::kAddNorm},      {"GatedRMSNorm", Kind::kGatedNorm},
+      {"CausalConv1d", Kind::kConv},          {"CausalConv1dUpdate", Kind::kConv},
+      {"SelectiveScan", Kind::kSelective},    {"SelectiveStateUpdate", Kind::kSelective},
+      {"SSDChunkScan", Kind::kSSD},           {"SSDStateUpdate", Kind::kSSD},
+      {"ConvSSDStateUpdate", Kind::kConvSSD}, {"AddRMSNorm", Kind::kAddNorm},
+      {"GatedRMSNorm", Kind::kGatedNorm},
   };
   const auto found = kKinds.find(op);
   if (found == kKinds.end()) throw std::runtime_error("these tests do not know the op " + op);
@@ -27,12 +28,12 @@ std::string lettered(const std::string& axes) {
 
 std::vector<OpSpec> read_contract() {
   std::vector<OpSpec> ops;
-#define MAMBA_EXPORT_OP(op, function, version) ops.push_back({#op, kind_of(#op), {}, {}});
+#define MAMBA_EXPORT_OP(op, function, version) ops.push_back({#op, kind_of(#op), {}, {}, {}});
 #define MAMBA_EXPORT_INPUT(op, name, element, axes) \
   ops.back().inputs.push_back({#name, #element, lettered(axes)});
 #define MAMBA_EXPORT_OUTPUT(op, name, element, axes) \
   ops.back().outputs.push_back({#name, #element, lettered(axes)});
-#define MAMBA_EXPORT_ATTRIBUTE(op, name, kind)
+#define MAMBA_EXPORT_ATTRIBUTE(op, name, kind) ops.back().attributes.push_back(#name);
 #include "op_contract.inc"
 #undef MAMBA_EXPORT_OP
 #undef MAMBA_EXPORT_INPUT
@@ -81,10 +82,9 @@ P conv_params(const Case& c, const Operands& at) {
   return p;
 }
 
-// What Mamba's and Mamba-2's recurrences share.
+// What all recurrences share.
 template <class P>
-P recurrence_params(const Case& c, const Operands& at) {
-  P p;
+void set_recurrence(P& p, const Case& c, const Operands& at) {
   p.batch = c.size['B'];
   p.dstate = c.size['N'];
   p.ngroups = c.size['G'];
@@ -93,32 +93,47 @@ P recurrence_params(const Case& c, const Operands& at) {
   p.x = at("x");
   p.dt = at("dt");
   p.A = at.f32("A");
-  p.B = at("B");
-  p.C = at("C");
   p.D = at.f32("D");
   p.dt_bias = at.f32("dt_bias");
   p.ssm_state = at.f32("ssm_state");
   p.y = at("y");
   p.ssm_state_out = at.f32("ssm_state_out");
-  return p;
 }
 
 template <class P>
 P selective_params(const Case& c, const Operands& at) {
-  P p = recurrence_params<P>(c, at);
+  P p;
+  set_recurrence(p, c, at);
   p.dim = c.size['D'];
   p.gated = c.gated;
+  p.B = at("B");
+  p.C = at("C");
   p.z = at("z");
   return p;
 }
 
+// What Mamba-2's recurrences share.
 template <class P>
-P ssd_params(const Case& c, const Operands& at) {
-  P p = recurrence_params<P>(c, at);
+void set_heads(P& p, const Case& c, const Operands& at) {
+  set_recurrence(p, c, at);
   p.nheads = c.size['H'];
   p.headdim = c.size['P'];
   p.dt_min = c.dt_min;
   p.dt_max = c.dt_max;
+}
+
+template <class P>
+P ssd_params(const Case& c, const Operands& at) {
+  P p;
+  set_heads(p, c, at);
+  p.B = at("B");
+  p.C = at("C");
+  return p;
+}
+
+ConvSSDStateUpdateParams conv_ssd_params(const Case& c, const Operands& at) {
+  auto p = conv_params<ConvSSDStateUpdateParams>(c, at);
+  set_heads(p, c, at);
   return p;
 }
 
@@ -183,10 +198,37 @@ const OpSpec& op_named(const std::string& name) {
   throw std::runtime_error("the contract has no op " + name);
 }
 
+bool OpSpec::takes(const std::string& attribute) const {
+  return std::find(attributes.begin(), attributes.end(), attribute) != attributes.end();
+}
+
+std::size_t OpSpec::input(const std::string& operand) const {
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    if (inputs[i].name == operand) return i;
+  }
+  throw std::runtime_error(name + " has no input " + operand);
+}
+
+std::size_t OpSpec::carried_input(std::size_t output) const {
+  const std::string& carried = outputs.at(output).name;
+  return input(carried.substr(0, carried.size() - std::string("_out").size()));
+}
+
+bool OpSpec::carries(std::size_t input) const {
+  for (std::size_t output = 1; output < outputs.size(); ++output) {
+    if (carried_input(output) == input) return true;
+  }
+  return false;
+}
+
 bool Case::has(char axis) const {
   return std::any_of(op->inputs.begin(), op->inputs.end(), [=](const OperandSpec& spec) {
     return spec.axes.find(axis) != std::string::npos;
   });
+}
+
+void Case::fit_channels() {
+  if (is(Kind::kConvSSD)) size['C'] = size['H'] * size['P'] + 2 * size['G'] * size['N'];
 }
 
 std::vector<std::int64_t> Case::shape(const OperandSpec& spec) const {
@@ -214,16 +256,9 @@ std::size_t Case::bytes(const OperandSpec& spec) const {
   return static_cast<std::size_t>(count(spec)) * size_of(element(spec));  // int32 is as wide
 }
 
-std::size_t Case::input(const std::string& name) const {
-  for (std::size_t i = 0; i < op->inputs.size(); ++i) {
-    if (op->inputs[i].name == name) return i;
-  }
-  throw std::runtime_error(op->name + " has no input " + name);
-}
-
-std::size_t Case::carried_input() const {
-  const std::string& output = op->outputs.at(1).name;
-  return input(output.substr(0, output.size() - std::string("_out").size()));
+bool Case::supported() const {
+  if (is(Kind::kSelective)) return size['N'] > 0;
+  return !is(Kind::kConvSSD) || size['H'] * size['P'] > 0;
 }
 
 bool Case::unused(const OperandSpec& spec) const {
@@ -238,13 +273,19 @@ std::string Case::describe() const {
   }
   const char* const types[] = {"float32", "float16", "bfloat16"};
   text << ' ' << types[static_cast<int>(type)] << " values=" << profile;
-  if (is(Kind::kConv)) text << " silu=" << silu;
-  if (is(Kind::kSelective) || is(Kind::kSSD)) text << " dt_softplus=" << dt_softplus;
-  if (is(Kind::kSelective)) text << " gated=" << gated << " reverse=" << reverse;
-  if (is(Kind::kSSD)) text << " dt_min=" << dt_min << " dt_max=" << dt_max;
   if (is(Kind::kAddNorm)) text << " residual=" << types[static_cast<int>(residual)];
-  if (is(Kind::kGatedNorm)) text << " G=" << size['G'] << " norm_before_gate=" << norm_before_gate;
-  if (has('R')) text << " eps=" << eps;
+  const auto attribute = [&](const char* name, auto value) {
+    if (op->takes(name)) text << ' ' << name << '=' << value;
+  };
+  attribute("activation", silu ? "silu" : "none");
+  attribute("ngroups", size['G']);
+  attribute("dt_softplus", dt_softplus);
+  attribute("gated", gated);
+  attribute("reverse", reverse);
+  attribute("dt_min", dt_min);
+  attribute("dt_max", dt_max);
+  attribute("norm_before_gate", norm_before_gate);
+  attribute("eps", eps);
   if (!seqlens.empty()) text << " seqlens=";
   for (std::size_t row = 0; row < seqlens.size(); ++row) text << (row ? "," : "") << seqlens[row];
   return text.str();
@@ -268,6 +309,7 @@ Params Case::params(const std::vector<void*>& operands) const {
     return over_time(ssd_params<SSDChunkScanParams>(*this, at), *this, at);
   }
   if (op->name == "SSDStateUpdate") return ssd_params<SSDStateUpdateParams>(*this, at);
+  if (op->name == "ConvSSDStateUpdate") return conv_ssd_params(*this, at);
   if (op->name == "AddRMSNorm") return add_norm_params(*this, at);
   if (op->name == "GatedRMSNorm") return gated_norm_params(*this, at);
   throw std::runtime_error("no kernel is called for " + op->name);
@@ -298,17 +340,26 @@ Case Case::part(std::int64_t row, std::int64_t first, std::int64_t end) const {
   return result;
 }
 
+Case Case::as(const std::string& other,
+              const std::map<std::string, std::vector<float>>& given) const {
+  Case result = *this;
+  result.op = &op_named(other);
+  result.values.clear();
+  for (const OperandSpec& spec : result.op->inputs) {
+    const auto found = given.find(spec.name);
+    result.values.push_back(found != given.end() ? found->second : (*this)[spec.name]);
+  }
+  return result;
+}
+
 Case Case::as_step() const {
   static const std::map<std::string, std::string> kSteps = {
       {"CausalConv1d", "CausalConv1dUpdate"},
       {"SelectiveScan", "SelectiveStateUpdate"},
       {"SSDChunkScan", "SSDStateUpdate"},
   };
-  Case step = *this;
-  step.op = &op_named(kSteps.at(op->name));
+  Case step = as(kSteps.at(op->name));
   step.seqlens.clear();
-  step.values.clear();
-  for (const OperandSpec& spec : step.op->inputs) step.values.push_back((*this)[spec.name]);
   return step;
 }
 

@@ -40,37 +40,19 @@ std::vector<float> decoded(ElementType type, const std::vector<char>& bytes) {
   return values;
 }
 
-// One row's share of both outputs.
-struct RowOf {
-  RowOf(const Case& c, const Outputs& all, std::int64_t index)
-      : row(static_cast<std::size_t>(index)),
-        rows(static_cast<std::size_t>(c.rows())),
-        y(all.y.data() + row * (all.y.size() / rows)),
-        carried(all.carried.data() + row * (all.carried.size() / rows)) {}
-
-  std::size_t row;
-  std::size_t rows;
-  const char* y;
-  const char* carried;
-};
-
-// The expected y of the first tokens of a row, as many as `bytes` hold.
-std::vector<Bounded> expected_y(const Case& c, const Expected& expected, const RowOf& row,
-                                std::size_t bytes) {
-  const auto first =
-      expected.y.begin() + static_cast<std::ptrdiff_t>(row.row * (expected.y.size() / row.rows));
-  return {first, first + static_cast<std::ptrdiff_t>(bytes / size_of(c.type))};
+// Of each output the share of one row, and of y only its first tokens.
+template <class T>
+std::vector<std::vector<T>> row_of(const Case& c, const std::vector<std::vector<T>>& all,
+                                   std::int64_t row, std::int64_t tokens) {
+  std::vector<std::vector<T>> shares;
+  for (const std::vector<T>& output : all) {
+    const auto share = static_cast<std::ptrdiff_t>(output.size()) / c.rows();
+    const auto first = output.begin() + row * share;
+    const bool whole = !shares.empty() || c.seqlen() == 0;
+    shares.emplace_back(first, first + (whole ? share : share / c.seqlen() * tokens));
+  }
+  return shares;
 }
-
-// The expected state of a row.
-std::vector<Bounded> expected_state(const Case& c, const Expected& expected, const RowOf& row,
-                                    std::size_t bytes) {
-  const auto count = static_cast<std::ptrdiff_t>(bytes / size_of(c.element(c.op->outputs[1])));
-  const auto first = expected.carried.begin() + static_cast<std::ptrdiff_t>(row.row) * count;
-  return {first, first + count};
-}
-
-}  // namespace
 
 void compare(const std::string& name, ElementType type, const std::vector<char>& ours,
              const std::vector<Bounded>& expected, Counts& counts) {
@@ -98,40 +80,67 @@ void compare(const std::string& name, ElementType type, const std::vector<char>&
   }
 }
 
+// Compares one output.
+void compare_output(const std::string& which, const Case& c, std::size_t output,
+                    const Outputs& ours, const Expected& expected, Counts& counts) {
+  const OperandSpec& spec = c.op->outputs[output];
+  compare(spec.name + which, c.element(spec), ours[output], expected[output], counts);
+}
+
+void same_output(const std::string& which, const Case& c, std::size_t output, const Outputs& one,
+                 const Outputs& other) {
+  const OperandSpec& spec = c.op->outputs[output];
+  same_bits(spec.name + which, c.element(spec), one[output].data(), other[output].data(),
+            one[output].size());
+}
+
+}  // namespace
+
+void compare(const Case& c, const Outputs& ours, const Expected& expected, Counts& counts) {
+  if (ours.size() != expected.size()) throw Failure("the reference has other outputs");
+  for (std::size_t i = 0; i < ours.size(); ++i) compare_output("", c, i, ours, expected, counts);
+}
+
 void check_split(GuardedCall& guarded, const Kernels& kernels, const Case& c,
                  const Expected& expected, const Outputs& whole, Random& random, Counts& counts) {
   const std::int64_t seqlen = c.size['T'];
   const std::int64_t index = random.integer(0, c.size['B'] - 1);
   const std::int64_t length = c.length(index);
-  const bool steps = length <= 40 && random.chance(0.5);
+  const bool steps = length > 0 && length <= 40 && random.chance(0.5);
   std::vector<std::int64_t> cuts = {0, random.integer(0, seqlen), seqlen};
   if (steps) {
     cuts.resize(static_cast<std::size_t>(length) + 1);
     std::iota(cuts.begin(), cuts.end(), 0);
   }
-  const OperandSpec& state_spec = c.op->outputs[1];
-  Outputs joined;
-  std::vector<float> state;
+  const std::size_t outputs = c.op->outputs.size();
+  Outputs joined(outputs);
+  std::vector<std::vector<float>> states(outputs);
   for (std::size_t i = 0; i + 1 < cuts.size(); ++i) {
     Case piece = c.part(index, cuts[i], cuts[i + 1]);
-    if (i > 0) piece.values[piece.carried_input()] = state;
+    for (std::size_t k = 1; i > 0 && k < outputs; ++k) {
+      piece.values[c.op->carried_input(k)] = states[k];
+    }
     if (steps) piece = piece.as_step();
-    const Call call{random.chance(0.5), random.chance(0.5), {}};
+    const Call call{draw_in_place(random, *c.op), random.chance(0.5), {}};
     Outputs out = guarded.run(kernels, piece, call);
     ++counts.runs;
-    state = decoded(c.element(state_spec), out.carried);
-    joined.y.insert(joined.y.end(), out.y.begin(), out.y.end());
-    joined.carried = std::move(out.carried);
+    joined[0].insert(joined[0].end(), out[0].begin(), out[0].end());
+    for (std::size_t k = 1; k < outputs; ++k) {
+      states[k] = decoded(c.element(c.op->outputs[k]), out[k]);
+      joined[k] = std::move(out[k]);
+    }
   }
-  const RowOf row(c, whole, index);
-  if (kernels.exact) {
-    same_bits(steps ? "the state after steps" : "the state after a split", c.element(state_spec),
-              joined.carried.data(), row.carried, joined.carried.size());
-  } else {
-    compare("the state in parts", c.element(state_spec), joined.carried,
-            expected_state(c, expected, row, joined.carried.size()), counts);
+  const std::int64_t tokens = cuts.back();
+  const Expected truth = row_of(c, expected, index, tokens);
+  const Outputs row = row_of(c, whole, index, tokens);
+  for (std::size_t k = 1; k < outputs; ++k) {
+    if (kernels.exact) {
+      same_output(steps ? " after steps" : " after a split", c, k, joined, row);
+    } else {
+      compare_output(" in parts", c, k, joined, truth, counts);
+    }
   }
-  compare("y in parts", c.type, joined.y, expected_y(c, expected, row, joined.y.size()), counts);
+  compare_output(" in parts", c, 0, joined, truth, counts);
   ++counts.splits;
 }
 
@@ -141,40 +150,44 @@ void check_row(GuardedCall& guarded, const Kernels& kernels, const Case& c,
   const std::int64_t length = c.length(index);
   const Outputs alone = guarded.run(kernels, c.part(index, 0, length), {});
   ++counts.runs;
-  const RowOf row(c, whole, index);
+  const Expected truth = row_of(c, expected, index, length);
+  const Outputs row = row_of(c, whole, index, length);
   const bool in_parts = c.has('T') && !kernels.exact;  // without its padding it is another sequence
-  if (in_parts) {
-    compare("the state of a row alone", c.element(c.op->outputs.back()), alone.carried,
-            expected_state(c, expected, row, alone.carried.size()), counts);
-  } else {
-    same_bits("the state of a row alone", c.element(c.op->outputs.back()), alone.carried.data(),
-              row.carried, alone.carried.size());
-  }
-  // One token is a step, which may form y's sum in another order.
-  if (in_parts || (c.has('T') && length == 1)) {
-    compare("y of a row alone", c.type, alone.y, expected_y(c, expected, row, alone.y.size()),
-            counts);
-  } else {
-    same_bits("y of a row alone", c.type, alone.y.data(), row.y, alone.y.size());
+  for (std::size_t i = 0; i < alone.size(); ++i) {
+    // One token is a step, which may form y's sum in another order.
+    if (in_parts || (i == 0 && c.has('T') && length == 1)) {
+      compare_output(" of a row alone", c, i, alone, truth, counts);
+    } else {
+      same_output(" of a row alone", c, i, alone, row);
+    }
   }
   ++counts.rows;
+}
+
+void check_chain(GuardedCall& guarded, const Kernels& kernels, const Case& c, const Outputs& whole,
+                 Counts& counts) {
+  const Outputs convolved = guarded.run(kernels, c.as("CausalConv1dUpdate"), {});
+  const auto parts = split_channels(c, decoded(c.type, convolved[0]));
+  const Outputs advanced = guarded.run(kernels, c.as("SSDStateUpdate", parts), {});
+  counts.runs += 2;
+  const Outputs chained = {advanced[0], convolved[1], advanced[1]};
+  for (std::size_t i = 0; i < whole.size(); ++i) {
+    same_output(" of two ops in one", c, i, whole, chained);
+  }
+  ++counts.chains;
 }
 
 void check_again(GuardedCall& guarded, const Kernels& kernels, const Case& c, const Call& layout,
                  const Outputs& whole, Random& random, Counts& counts) {
   ThreadPool pool(static_cast<int>(random.integer(1, 3)), random);
-  const Call other{!layout.in_place, !layout.at_end, pool.parallel_for()};
+  const Call other{~layout.in_place & all_in_place(*c.op), !layout.at_end, pool.parallel_for()};
   const Outputs again = guarded.run(kernels, c, other);
   ++counts.runs;
-  counts.in_place += other.in_place && c.carries();
+  counts.in_place += other.in_place != 0;
   counts.threaded += pool.loops() > 0;
-  same_bits("the state of another run", c.element(c.op->outputs.back()), again.carried.data(),
-            whole.carried.data(), whole.carried.size());
-  for (std::int64_t r = 0; r < c.rows() && c.seqlen() > 0; ++r) {  // up to each row's length
-    const RowOf one(c, whole, r), two(c, again, r);
-    const std::size_t token = whole.y.size() / one.rows / static_cast<std::size_t>(c.seqlen());
-    same_bits("y of another run", c.type, two.y, one.y,
-              token * static_cast<std::size_t>(c.length(r)));
+  for (std::int64_t r = 0; r < c.rows(); ++r) {  // y up to each row's length
+    const Outputs one = row_of(c, whole, r, c.length(r)), two = row_of(c, again, r, c.length(r));
+    for (std::size_t i = 0; i < one.size(); ++i) same_output(" of another run", c, i, two, one);
   }
 }
 
@@ -182,7 +195,7 @@ void check_refusals(const Case& c, const std::vector<void*>& at, Random& random,
   const auto refused = [&](const Case& broken, const std::string& what) {
     std::vector<void*> pointers = at;
     std::vector<std::int32_t> lengths = broken.seqlens;
-    if (c.has('T')) pointers[c.input("seqlens")] = lengths.data();
+    if (c.has('T')) pointers[c.op->input("seqlens")] = lengths.data();
     if (validate_params(broken.params(pointers)).empty()) {
       throw Failure("validate() accepts " + what + ": " + broken.describe());
     }
@@ -191,14 +204,19 @@ void check_refusals(const Case& c, const std::vector<void*>& at, Random& random,
   const auto with_size = [&](char letter, std::int64_t size) {
     Case broken = c;
     broken.size[letter] = size;
+    if (letter != 'C') broken.fit_channels();
     refused(broken, std::string("a size ") + letter);
   };
-  if (c.is(Kind::kConv)) {
+  if (c.has('K')) {
     for (const std::int64_t width : {-4, 0, 1, 5}) with_size('K', width);
-  } else if (!c.is(Kind::kAddNorm)) {
+  }
+  if (c.has('G') || c.op->takes("ngroups")) {
     const std::int64_t channels = c.size[c.has('H') ? 'H' : 'D'];
     for (const std::int64_t groups : {-1, 0}) with_size('G', groups);
     if (channels > 0) with_size('G', channels + 1);
+  }
+  if (c.is(Kind::kConvSSD)) {
+    for (const int more : {-1, 1}) with_size('C', c.size['C'] + more);
   }
   if (c.is(Kind::kSelective)) {
     for (const std::int64_t dstate : {-1, 0, 257}) with_size('N', dstate);

@@ -21,10 +21,11 @@ struct Counts {
   std::int64_t nonfinite = 0;    // of them: must be NaN or infinite
   std::int64_t invalid = 0;      // calls that were broken on purpose: refused
   std::int64_t runs = 0;         // calls of kernels
-  std::int64_t in_place = 0;     // of them: the new state over the old one
+  std::int64_t in_place = 0;     // of them: all or some that is carried on, over what it was
   std::int64_t threaded = 0;     // of them: on several threads
   std::int64_t splits = 0;       // rows run in parts or steps
   std::int64_t rows = 0;         // rows run alone
+  std::int64_t chains = 0;       // cases run as several ops, one after the other
   std::int64_t compared = 0;     // elements
   double worst = 0;              // largest error in units of its bound
 };
@@ -47,12 +48,12 @@ constexpr Column kColumns[] = {
     {"threaded", &Counts::threaded},
     {"splits", &Counts::splits},
     {"rows", &Counts::rows},
+    {"chains", &Counts::chains},
     {"compared", &Counts::compared},
 };
 
-// An output is within its bounds, and NaN or infinite exactly where it must be.
-void compare(const std::string& name, ElementType type, const std::vector<char>& ours,
-             const std::vector<Bounded>& expected, Counts& counts);
+// The outputs of a case are within their bounds, and NaN or infinite exactly where they must be.
+void compare(const Case& c, const Outputs& ours, const Expected& expected, Counts& counts);
 
 // A sequence in two parts, or token by token through the step op, leaves the same state, and a y
 // within the bounds of the whole. Each row goes by itself: a step has no lengths.
@@ -62,6 +63,10 @@ void check_split(GuardedCall& guarded, const Kernels& kernels, const Case& c,
 // A row gives the same bits alone and without its padding.
 void check_row(GuardedCall& guarded, const Kernels& kernels, const Case& c,
                const Expected& expected, const Outputs& whole, Random& random, Counts& counts);
+
+// Two ops in one give the bits of these two, one after the other. For exact kernels.
+void check_chain(GuardedCall& guarded, const Kernels& kernels, const Case& c, const Outputs& whole,
+                 Counts& counts);
 
 // A kernel gives the same bits in place or not, with threads and in another order of items.
 // `layout` is that of the call that gave `whole`.

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <map>
+#include <string>
 
 namespace mamba_export::testing {
 namespace {
@@ -13,6 +15,16 @@ Bounded exact(const std::vector<float>& values, std::int64_t at) {
 
 std::vector<Bounded> all_unspecified(std::int64_t count) {
   return std::vector<Bounded>(static_cast<std::size_t>(count), unspecified());
+}
+
+// What a kernel reads of a value that it stored: near a tie either neighbour.
+Bounded stored(ElementType type, Bounded value) {
+  if (!value.specified() || !value.finite()) return value;
+  const double low = round_to(type, value.value - value.error);
+  const double high = round_to(type, value.value + value.error);
+  if (low == high) return {low, 0};  // also if both are infinite
+  return std::isinf(low) || std::isinf(high) ? unspecified()
+                                             : Bounded{(low + high) / 2, (high - low) / 2};
 }
 
 Bounded time_step(const Case& c, std::int64_t at, std::int64_t channel) {
@@ -28,8 +40,7 @@ Bounded decay_of(Bounded dt, Bounded A) {
 
 Expected causal_conv1d(const Case& c) {
   const std::int64_t channels = c.size['C'], width = c.size['K'], seqlen = c.seqlen();
-  Expected result;
-  result.y = all_unspecified(c.size['B'] * seqlen * channels);
+  std::vector<Bounded> all_y = all_unspecified(c.size['B'] * seqlen * channels), state;
   for (std::int64_t b = 0; b < c.size['B']; ++b) {
     for (std::int64_t channel = 0; channel < channels; ++channel) {
       // The raw input of a token; those before the first are the state.
@@ -45,21 +56,20 @@ Expected causal_conv1d(const Case& c) {
           sum.add(exact(c["weight"], channel * width + k) * sample(t - (width - 1) + k));
         }
         const Bounded y = c.silu ? silu(sum.total()) : sum.total();
-        result.y[static_cast<std::size_t>((b * seqlen + t) * channels + channel)] = y;
+        all_y[static_cast<std::size_t>((b * seqlen + t) * channels + channel)] = y;
       }
       for (std::int64_t k = 1 - width; k < 0; ++k) {
-        result.carried.push_back(sample(c.length(b) + k));
+        state.push_back(sample(c.length(b) + k));
       }
     }
   }
-  return result;
+  return {all_y, state};
 }
 
 Expected selective_scan(const Case& c) {
   const std::int64_t dim = c.size['D'], dstate = c.size['N'], groups = c.size['G'];
   const std::int64_t seqlen = c.seqlen();
-  Expected result;
-  result.y = all_unspecified(c.size['B'] * seqlen * dim);
+  std::vector<Bounded> all_y = all_unspecified(c.size['B'] * seqlen * dim), states;
   const auto &x = c["x"], &A = c["A"], &B = c["B"], &C = c["C"], &D = c["D"];
   for (std::int64_t b = 0; b < c.size['B']; ++b) {
     for (std::int64_t d = 0; d < dim; ++d) {
@@ -85,12 +95,12 @@ Expected selective_scan(const Case& c) {
         }
         Bounded y = sum.total();
         if (c.gated) y = y * silu(exact(c["z"], at));
-        result.y[static_cast<std::size_t>(at)] = y;
+        all_y[static_cast<std::size_t>(at)] = y;
       }
-      result.carried.insert(result.carried.end(), h.begin(), h.end());
+      states.insert(states.end(), h.begin(), h.end());
     }
   }
-  return result;
+  return {all_y, states};
 }
 
 // What kernels that compute with matrices may add to the errors of one head's columns, token by
@@ -231,13 +241,24 @@ class Coarse {
   std::vector<bool> spoilt_;         // [P]: some x is not finite
 };
 
-Expected ssd_chunk_scan(const Case& c, Precision precision) {
+// What Mamba-2's recurrence takes of the convolution: x, B and C by name.
+using Convolved = std::map<std::string, std::vector<Bounded>>;
+
+Convolved convolved_of(const Case& c) {
+  Convolved all;
+  for (const char* name : {"x", "B", "C"}) {
+    for (const float value : c[name]) all[name].push_back({static_cast<double>(value), 0});
+  }
+  return all;
+}
+
+Expected ssd_chunk_scan(const Case& c, Convolved convolved, Precision precision) {
   const std::int64_t heads = c.size['H'], headdim = c.size['P'];
   const std::int64_t dstate = c.size['N'], groups = c.size['G'];
   const std::int64_t seqlen = c.seqlen();
-  Expected result;
-  result.y = all_unspecified(c.size['B'] * seqlen * heads * headdim);
-  const auto &x = c["x"], &A = c["A"], &B = c["B"], &C = c["C"], &D = c["D"];
+  std::vector<Bounded> all_y = all_unspecified(c.size['B'] * seqlen * heads * headdim), states;
+  const auto &x = convolved["x"], &B = convolved["B"], &C = convolved["C"];
+  const auto &A = c["A"], &D = c["D"];
   for (std::int64_t b = 0; b < c.size['B']; ++b) {
     for (std::int64_t head = 0; head < heads; ++head) {
       const std::int64_t group = head / (heads / groups);
@@ -254,27 +275,35 @@ Expected ssd_chunk_scan(const Case& c, Precision precision) {
         const std::int64_t row = (token * groups + group) * dstate;
         coarse.step(a, dt, row);
         for (std::int64_t p = 0; p < headdim; ++p) {
-          const Bounded input = exact(x, at * headdim + p);
+          const Bounded input = x[static_cast<std::size_t>(at * headdim + p)];
           coarse.see(p, input);
           Sum sum;
           sum.add(exact(D, head) * input);
           for (std::int64_t n = 0; n < dstate; ++n) {
             Bounded& state = h[static_cast<std::size_t>(n * headdim + p)];
-            const Bounded added = product(dt, input, exact(B, row + n));
+            const auto key = static_cast<std::size_t>(row + n);
+            const Bounded added = product(dt, input, B[key]);
             state = a * state + added;
             coarse.add(state, n, p, added);
-            sum.add(exact(C, row + n) * state);
+            sum.add(C[key] * state);
           }
-          result.y[static_cast<std::size_t>(at * headdim + p)] = coarse.y(sum.total(), p, row);
+          all_y[static_cast<std::size_t>(at * headdim + p)] = coarse.y(sum.total(), p, row);
         }
       }
       for (std::int64_t i = 0; i < dstate * headdim; ++i) {
-        result.carried.push_back(
-            coarse.state(h[static_cast<std::size_t>(i)], i / headdim, i % headdim));
+        states.push_back(coarse.state(h[static_cast<std::size_t>(i)], i / headdim, i % headdim));
       }
     }
   }
-  return result;
+  return {all_y, states};
+}
+
+// One token: the convolution's y lies in the activations' type before the recurrence takes it.
+Expected conv_ssd_state_update(const Case& c, Precision precision) {
+  Expected convolved = causal_conv1d(c);
+  for (Bounded& value : convolved[0]) value = stored(c.type, value);
+  const Expected advanced = ssd_chunk_scan(c, split_channels(c, convolved[0]), precision);
+  return {advanced[0], convolved[1], advanced[1]};
 }
 
 // 1 / sqrt(mean of v^2 + eps).
@@ -288,7 +317,7 @@ Bounded inverse_rms(const Case& c, const std::vector<Bounded>& values) {
 
 Expected add_rms_norm(const Case& c) {
   const std::int64_t dim = c.size['D'];
-  Expected result;
+  std::vector<Bounded> y, stream;
   for (std::int64_t r = 0; r < c.size['R']; ++r) {
     std::vector<Bounded> hidden;
     for (std::int64_t at = r * dim; at < (r + 1) * dim; ++at) {
@@ -298,17 +327,16 @@ Expected add_rms_norm(const Case& c) {
     }
     const Bounded scale = inverse_rms(c, hidden);
     for (std::int64_t d = 0; d < dim; ++d) {
-      result.y.push_back(
-          product(hidden[static_cast<std::size_t>(d)], scale, exact(c["weight"], d)));
+      y.push_back(product(hidden[static_cast<std::size_t>(d)], scale, exact(c["weight"], d)));
     }
-    result.carried.insert(result.carried.end(), hidden.begin(), hidden.end());
+    stream.insert(stream.end(), hidden.begin(), hidden.end());
   }
-  return result;
+  return {y, stream};
 }
 
 Expected gated_rms_norm(const Case& c) {
   const std::int64_t groups = c.size['G'], width = c.size['D'] / groups;
-  Expected result;
+  std::vector<Bounded> y;
   for (std::int64_t group = 0; group < c.size['R'] * groups; ++group) {
     std::vector<Bounded> values, gates;
     for (std::int64_t at = group * width; at < (group + 1) * width; ++at) {
@@ -320,11 +348,11 @@ Expected gated_rms_norm(const Case& c) {
     for (std::int64_t i = 0; i < width; ++i) {
       const Bounded weight = exact(c["weight"], group % groups * width + i);
       const auto k = static_cast<std::size_t>(i);
-      const Bounded y = product(values[k], scale, weight);
-      result.y.push_back(c.norm_before_gate ? y * gates[k] : y);
+      const Bounded normed = product(values[k], scale, weight);
+      y.push_back(c.norm_before_gate ? normed * gates[k] : normed);
     }
   }
-  return result;
+  return {y};
 }
 
 }  // namespace
@@ -336,7 +364,9 @@ Expected reference(const Case& c, Precision precision) {
     case Kind::kSelective:
       return selective_scan(c);
     case Kind::kSSD:
-      return ssd_chunk_scan(c, precision);
+      return ssd_chunk_scan(c, convolved_of(c), precision);
+    case Kind::kConvSSD:
+      return conv_ssd_state_update(c, precision);
     case Kind::kAddNorm:
       return add_rms_norm(c);
     case Kind::kGatedNorm:

@@ -10,10 +10,8 @@
 
 namespace mamba_export::testing {
 
-struct Expected {
-  std::vector<Bounded> y;        // unspecified past a row's length
-  std::vector<Bounded> carried;  // the state or the residual stream, if the op has one
-};
+// The outputs in the contract's order; y is unspecified past a row's length.
+using Expected = std::vector<std::vector<Bounded>>;
 
 // How kernels may compute more coarsely than token by token in float32.
 enum class Precision {

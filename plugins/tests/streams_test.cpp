@@ -35,20 +35,25 @@ class Stream {
     std::vector<void*> at;
     for (std::size_t i = 0; i < operands_.size(); ++i) {
       const bool token = i < call_.op->inputs.size() && call_.op->inputs[i].axes[0] == 'B' &&
-                         i != call_.carried_input();
+                         !call_.op->carries(i);
       if (token) draw(i);
       at.push_back(operands_[i].data());
     }
-    at.back() = at[call_.carried_input()];  // in place
+    const std::size_t y_at = call_.op->inputs.size();
+    for (std::size_t output = 1; output < call_.op->outputs.size(); ++output) {
+      at[y_at + output] = at[call_.op->carried_input(output)];  // in place
+    }
     run_kernel(kernels, call_.params(at), {});
-    const std::vector<char>& y = operands_[call_.op->inputs.size()];
-    for (const char byte : y)
+    for (const char byte : operands_[y_at])
       digest_ = (digest_ ^ static_cast<unsigned char>(byte)) * 0x100000001b3u;
   }
 
   bool operator==(const Stream& other) const {
-    return digest_ == other.digest_ &&
-           operands_[call_.carried_input()] == other.operands_[call_.carried_input()];
+    bool same = digest_ == other.digest_;
+    for (std::size_t i = 0; i < call_.op->inputs.size(); ++i) {
+      same = same && (!call_.op->carries(i) || operands_[i] == other.operands_[i]);
+    }
+    return same;
   }
 
  private:
@@ -91,6 +96,7 @@ Case weights_of(const std::string& op, ElementType type) {
   c.size['P'] = 19;
   c.size['N'] = 17;
   c.size['K'] = 4;
+  c.fit_channels();
   Random random(3, 0);
   for (const OperandSpec& spec : c.op->inputs) {
     std::vector<float> values(static_cast<std::size_t>(c.count(spec)));
@@ -138,7 +144,8 @@ int run_main(int tokens) {
   for (const char* isa : {"avx512", "avx2", "portable"}) {
     const Kernels* const kernels = cpu_kernels(isa);
     if (kernels == nullptr) continue;
-    for (const char* op : {"CausalConv1dUpdate", "SelectiveStateUpdate", "SSDStateUpdate"}) {
+    for (const char* op :
+         {"CausalConv1dUpdate", "SelectiveStateUpdate", "SSDStateUpdate", "ConvSSDStateUpdate"}) {
       for (const auto type : {ElementType::kFloat32, ElementType::kFloat16}) {
         passed &= check(*kernels, op, type, tokens);
         ++combinations;

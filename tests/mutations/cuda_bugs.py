@@ -10,7 +10,8 @@ from tests.mutations.entry import bug
 
 _CONV, _SCAN, _LANES = "causal_conv1d.cu", "selective_scan.cu", "selective_scan_lanes.cuh"
 _STEP, _MATRICES, _ROWS = "selective_state_update.cu", "ssd_chunk_mma.cu", "ssd_chunk_scan.cu"
-_SSD_STEP, _NORM, _SSD = "ssd_state_update.cu", "block_sum.cuh", "ssd.cuh"
+_SSD_STEP, _NORM, _SSD = "ssd_state_update.cuh", "block_sum.cuh", "ssd.cuh"
+_STEP_IN_ONE = "conv_ssd_state_update.cu"
 
 CUDA = [
     bug(
@@ -105,6 +106,34 @@ CUDA = [
         "out[j] = valid ? sum : 0.0f;",
     ),
     bug(
+        "a convolution that is not rounded",
+        _STEP_IN_ONE,
+        "fuzz:ConvSSDStateUpdate",
+        "to_float(from_float<T>(activated ? silu(sum) : sum))",
+        "activated ? silu(sum) : sum",
+    ),
+    bug(
+        "columns overwritten before other blocks read them",
+        _STEP_IN_ONE,
+        "fuzz:ConvSSDStateUpdate",
+        "past = workspace;",
+        "",
+    ),
+    bug(
+        "columns of the first group alone",
+        _SSD_STEP,
+        "fuzz:ConvSSDStateUpdate",
+        "head % update.heads.of_a_group == 0;",
+        "head == 0;",
+    ),
+    bug(
+        "C of the next group",
+        _SSD_STEP,
+        "fuzz:ConvSSDStateUpdate",
+        "(is_B ? 0 : keys)",
+        "(is_B ? 0 : dstate)",
+    ),
+    bug(
         "the mean without eps",
         _NORM,
         "fuzz:AddRMSNorm",
@@ -192,8 +221,8 @@ CUDA = [
         "few heads on few multiprocessors",
         _SSD_STEP,
         "rows:SSDStateUpdate",
-        "if (p.batch * p.nheads < 2 * multiprocessors) return",
-        "if (p.batch * p.nheads < 0) return",
+        "if (p.batch * p.nheads < 2 * multiprocessors)",
+        "if (p.batch * p.nheads < 0)",
     ),
     bug(
         "narrow loads of few channels",

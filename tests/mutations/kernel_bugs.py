@@ -9,6 +9,7 @@ from __future__ import annotations
 from tests.mutations.entry import bug
 
 _CONV, _SCAN, _SSD = "causal_conv1d_cpu.cpp", "selective_scan_cpu.cpp", "ssd_chunk_scan_cpu.cpp"
+_STEP_IN_ONE = "conv_ssd_state_update_cpu.cpp"
 _ADD_NORM, _GATED_NORM, _MEAN = "add_rms_norm_cpu.cpp", "gated_rms_norm_cpu.cpp", "mean_square.h"
 _MATH, _SIMD = "vector_math.h", "simd.h"
 
@@ -20,6 +21,8 @@ _LENGTH = "const std::int64_t length = p.seqlens[b];"
 _DECAY = "store(chunk.decay + t, decay(dt, p.A[head]));"
 _STATE_OUT = "p.ssm_state_out[(s.b * p.dim + s.d + i) * p.dstate + n] = h[n][i];"
 _EVEN = "even = fma(state[i], set1(C[t][i]), even);\n"
+_FED = "ssd.x = convolved.data();"
+_CONVOLVED = "conv.y = convolved.data();"
 _UPDATED = "const Vec h = fma(a, load(past + at, lanes), b * dtx[v]);"
 
 KERNELS = [
@@ -452,6 +455,81 @@ KERNELS = [
         "p.ssm_state + static_cast<std::int32_t>(state) + column,\n"
         "p.ssm_state_out + state + column, last, y);",
     ),
+    bug(
+        "the convolution's B and C swapped",
+        _STEP_IN_ONE,
+        "fuzz:ConvSSDStateUpdate",
+        "ssd.B = convolved",
+        "ssd.C = convolved",
+        "ssd.C = convolved.data() + bytes(p.nheads * p.headdim + p",
+        "ssd.B = convolved.data() + bytes(p.nheads * p.headdim + p",
+    ),
+    bug(
+        "C behind one group of B",
+        _STEP_IN_ONE,
+        "fuzz:ConvSSDStateUpdate",
+        "p.headdim + p.ngroups * p.dstate)",
+        "p.headdim + p.dstate)",
+    ),
+    bug(
+        "x that is not convolved",
+        _STEP_IN_ONE,
+        "fuzz:ConvSSDStateUpdate",
+        _FED,
+        "ssd.x = p.x;",
+    ),
+    bug(
+        "rows of x as long as x alone",
+        _SSD,
+        "fuzz:ConvSSDStateUpdate",
+        "b * rows.x",
+        "b * p.nheads * p.headdim",
+    ),
+    bug(
+        "rows of B as long as B alone",
+        _SSD,
+        "fuzz:ConvSSDStateUpdate",
+        "b * rows.keys",
+        "b * p.ngroups * p.dstate",
+    ),
+    bug(
+        "rows of y as long as what is convolved",
+        _SSD,
+        "fuzz:ConvSSDStateUpdate",
+        "static_cast<T*>(p.y) + (b * p.nheads + head) * p.headdim + column",
+        "static_cast<T*>(p.y) + b * rows.x + head * p.headdim + column",
+    ),
+    bug(
+        "columns convolved and not kept",
+        _STEP_IN_ONE,
+        "fuzz:ConvSSDStateUpdate",
+        _CONVOLVED,
+        _CONVOLVED
+        + "\nstd::vector<unsigned char> lost(bytes(p.batch * p.channels * p.width));"
+        + "\nconv.conv_state_out = lost.data();",
+    ),
+    bug(
+        "columns kept over the old ones",
+        _STEP_IN_ONE,
+        "fuzz:ConvSSDStateUpdate",
+        _CONVOLVED,
+        _CONVOLVED + "\nconv.conv_state_out = const_cast<void*>(p.conv_state);",
+    ),
+    bug(
+        "columns written before they are read, in place",
+        _CONV,
+        "fuzz:ConvSSDStateUpdate",
+        "for (int k = 0; k < K - 1; ++k) before[k][c]",
+        "block.conv_state_out[c * (K - 1) + K - 2] = block.x[c];\n"
+        "for (int k = 0; k < K - 1; ++k) before[k][c]",
+    ),
+    bug(
+        "the state read where the new one goes",
+        _STEP_IN_ONE,
+        "fuzz:ConvSSDStateUpdate",
+        _FED,
+        _FED + "\nssd.ssm_state = p.ssm_state_out;",
+    ),
     bug("84 y adds to the chunk before", _SCAN, "fuzz:SelectiveScan", "store(y[t], zero());", ""),
     bug(
         "bfloat16 truncated, not rounded",
@@ -476,6 +554,7 @@ QUICK = {
     "44 conv_state one column off",
     "53 every chunk starts from the initial state",
     "57 written before it is read, where past = present",
+    "C behind one group of B",
     "75 seqlens - 1",
     "39 eps outside the root",
 }

@@ -47,7 +47,7 @@ def run_check(check: str, bug: Bug | None = None) -> tuple[int, str]:
         shutil.copytree(KERNELS, copy)
         if bug is not None:
             change(copy / bug.file, bug.replacements)
-        source = TESTS / "math_probe_isa.cpp" if kind == "math" else copy / _source(op)
+        source = TESTS / "math_probe_isa.cpp" if kind == "math" else copy / _source(op, bug)
         changed = directory / "changed.o"
         includes = [f"-I{path}" for path in (copy, TESTS, TESTS.parent)]
         compile_cpp([*FLAGS, *includes, "-c", str(source), "-o", str(changed)])
@@ -75,12 +75,15 @@ def change(file: Path, replacements: Sequence[tuple[str, str]]) -> None:
     file.write_text(text)
 
 
-def _source(op: str) -> str:
-    """Return the file of an op's kernels: that of its root in snake case."""
+def _source(op: str, bug: Bug | None) -> str:
+    """Return the file with a bug in it, or, where a header has it, that of an op's kernels."""
+    if bug is not None and bug.file.endswith("_cpu.cpp"):
+        return bug.file
     roots = {
         "CausalConv1d": "causal_conv1d",
         "SelectiveS": "selective_scan",
         "SSD": "ssd_chunk_scan",
+        "ConvSSDStateUpdate": "conv_ssd_state_update",
         "AddRMSNorm": "add_rms_norm",
         "GatedRMSNorm": "gated_rms_norm",
     }

@@ -164,6 +164,8 @@ REFUSALS = {
     "rank in a profile": "GatedRMSNorm: input 'weight' must have shape [D], found []",
     "width": "CausalConv1d: the filter's width is 9, supported are 2 to 4",
     "groups": "SSDChunkScan: nheads is 9, which 2 groups do not divide",
+    "channels": "ConvSSDStateUpdate: channels is 136, expected nheads * headdim + "
+    "2 * ngroups * dstate, which is 135",
     "size in a call": "SSDStateUpdate: input 'ssm_state' must have shape [B,H,N,P], "
     "found [1, 9, 6, 11], so B = 1, but 'x' has B = 5",
     "no workspace": "SSDChunkScan: the call needs 2144 bytes of workspace, found none: "

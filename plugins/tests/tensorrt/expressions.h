@@ -36,7 +36,7 @@ class Dimension final : public nvinfer1::IDimensionExpr {
   Inner inner_;
 };
 
-// Every output has the shape of an input, so no plugin needs to compute a dimension.
+// Every axis of an output is one of an input, so no plugin needs to compute a dimension.
 class NoExpressions final : public nvinfer1::IExprBuilder {
  public:
   NoExpressions() { mImpl = &inner_; }

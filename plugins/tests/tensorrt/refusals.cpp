@@ -30,6 +30,7 @@ Case base(const std::string& op) {
                                                  {'D', 12}, {'N', 6},  {'G', 3},  {'H', 9},
                                                  {'P', 11}, {'R', 7}};
   for (const auto& [letter, size] : sizes) c.size[letter] = size;
+  c.fit_channels();
   return c;
 }
 
@@ -45,7 +46,7 @@ struct Mistake {
 };
 
 nvinfer1::PluginTensorDesc& input(const Case& c, Tensors& tensors, const char* name) {
-  return tensors.all[c.input(name)];
+  return tensors.all[c.op->input(name)];
 }
 
 const Mistake kMistakes[] = {
@@ -74,6 +75,11 @@ const Mistake kMistakes[] = {
     {"groups", "SSDChunkScan", Step::kShapeChange,
      [](Case& c, Tensors& t) {
        c.size['G'] = 2;
+       t = Tensors(c, false);
+     }},
+    {"channels", "ConvSSDStateUpdate", Step::kConfigure,
+     [](Case& c, Tensors& t) {
+       c.size['C'] += 1;
        t = Tensors(c, false);
      }},
     {"size in a call", "SSDStateUpdate", Step::kEnqueue,
