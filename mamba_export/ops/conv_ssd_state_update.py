@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import onnx_ir as ir
-import torch
 from torch import Tensor
 
 from mamba_export.ops import body

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from benchmarks.cuda.agreement import distance
 from benchmarks.cuda.kernel_library import CudaKernels
-from mamba_export.dtypes import DType
 from mamba_export.ops import OPS
 from mamba_export.parity import oracle
 from tests.ops.cases import ROWS, OpCase
@@ -54,7 +53,7 @@ def check(kernels: CudaKernels, case: OpCase, outputs: Sequence[Tensor]) -> None
     for spec, ours, *references in zip(
         case.op.outputs, outputs, map(torch.from_numpy, exact), twin, strict=True
     ):
-        limit = tolerance(case.op, spec.name, DType.from_torch(ours.dtype), products(case))
+        limit = tolerance(case.op, spec, case.elements(), products(case))
         valid: Any = ...
         if spec.axes[:2] == ("B", "T"):
             valid = torch.arange(ours.shape[1]) < lengths[:, None]
