@@ -43,13 +43,15 @@ def distance(found: Tensor, reference: Tensor) -> tuple[float, float]:
 def tolerance(op: Op, output: str, dtype: DType) -> Tolerance:
     """Return what an output may differ by, where activations are of ``dtype``."""
     spec = next(spec for spec in op.outputs if spec.name == output)
+    # They round to 16 bits on their way, where the CPU in float32 does not.
+    rounds = op.torch_name in ("ssd_chunk_scan", "conv_ssd_state_update")
     if output == "y":
-        return op_tolerance(op.torch_name, dtype)
+        return op_tolerance("ssd_chunk_scan" if rounds else op.torch_name, dtype)
     if spec.element == "residual":
         return residual_tolerance(DType.float32)
     if spec.element == "io":
         return EXACT
-    if op.torch_name in ("ssd_chunk_scan", "conv_ssd_state_update"):  # they round on their way
+    if rounds:
         return STATES_16BIT_PRODUCTS[dtype]
     return state_tolerance(op.torch_name, dtype)
 
