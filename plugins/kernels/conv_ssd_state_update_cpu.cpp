@@ -1,9 +1,8 @@
 // The convolution's result is small and stays in cache until the heads, each on some thread, have
 // taken their parts of it.
-#include "conv_ssd_state_update.h"
-
 #include <vector>
 
+#include "conv_ssd_state_update.h"
 #include "cpu_kernel.h"
 
 namespace mamba_export::MAMBA_EXPORT_ISA {

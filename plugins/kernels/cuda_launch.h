@@ -46,7 +46,13 @@ inline void require_room(std::string& problem, const SelectiveStateUpdateParams&
   require_sizes(problem, "batch * dim", p.batch * p.dim, 0, kMostRows * kMostThreads);
 }
 inline void require_room(std::string& problem, const SSDStateUpdateParams& p) {
+  constexpr std::int64_t kMostChannels = 0x7fffffff;  // of a row, numbered in 32 bits
+  require_sizes(problem, "nheads * headdim", p.nheads * p.headdim, 0, kMostChannels / 2);
+  require_sizes(problem, "ngroups * dstate", p.ngroups * p.dstate, 0, kMostChannels / 4);
   require_sizes(problem, "batch * nheads", p.batch * p.nheads, 0, kMostBlocks);
+}
+inline void require_room(std::string& problem, const ConvSSDStateUpdateParams& p) {
+  require_room(problem, recurrence_of(p));
 }
 template <class NormParams>
 void require_row(std::string& problem, const NormParams& p) {

@@ -16,9 +16,7 @@ struct BFloat16 {
   std::uint16_t bits;
 };
 
-constexpr std::size_t size_of(ElementType type) {
-  return type == ElementType::kFloat32 ? 4 : 2;
-}
+constexpr std::size_t size_of(ElementType type) { return type == ElementType::kFloat32 ? 4 : 2; }
 
 // Calls f with a value of the type that `type` names, and returns what it does.
 template <class F>

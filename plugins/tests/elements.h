@@ -12,7 +12,6 @@
 
 namespace mamba_export::testing {
 
-
 struct Format {
   int precision;     // bits of the significand, the hidden one included
   int min_exponent;  // of the smallest normal number
