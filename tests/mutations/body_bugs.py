@@ -191,14 +191,14 @@ BODIES = [
         "body.reshape(op, op.Transpose(ssm_state, perm=[0, 1, 3, 2]), state_shape)",
     ),
     bug(
-        "64 B and C swapped",
+        "B and C swapped",
         _CONV_SSD,
         f"{_BODY_CONV_SSD}-base",
         "inner, B, C = op.Split(",
         "inner, C, B = op.Split(",
     ),
     bug(
-        "24 heads of other groups",
+        "groups read across states",
         _CONV_SSD,
         f"{_BODY_CONV_SSD}-base",
         "group_shape = op.Concat(batch, [ngroups], dstate, axis=0)",

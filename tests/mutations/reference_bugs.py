@@ -331,7 +331,7 @@ REFERENCES = [
         "value, norm_before_gate = x.float(), True",
     ),
     bug(
-        "64 B and C swapped",
+        "B and C swapped",
         _CONV_SSD,
         f"{_B}-base",
         "inner, B, C = convolved.split(",
@@ -375,7 +375,7 @@ REFERENCES = [
         'conv_state, activation="silu"',
     ),
     bug(
-        "8 dt_max lost",
+        "dt_max lost",
         _CONV_SSD,
         f"{_B}-clamped",
         "dt_max=dt_max,",
