@@ -122,6 +122,7 @@ WIDE = (
     "ssd_chunk_scan-route_matrices_split",
     "ssd_chunk_scan-route_one_token",
     "ssd_state_update-route_heads",
+    "conv_ssd_state_update-route_heads",
     "add_rms_norm-route_96_",
     "gated_rms_norm-route_96_gate_first",
 )
@@ -160,6 +161,10 @@ TOO_LARGE = {
     ),
     "ssd_chunk_scan": ({"B": 2**32}, r"batch \* nheads is \d+, supported are 0 to 2147483647"),
     "ssd_state_update": ({"B": 2**32}, r"batch \* nheads is \d+, supported are 0 to 2147483647"),
+    "conv_ssd_state_update": (
+        {"B": 2**32},
+        r"batch \* nheads is \d+, supported are 0 to 2147483647",
+    ),
     "add_rms_norm": ({"D": 2147481600}, "dim is 2147481600, supported are 0 to 2147481599"),
     "gated_rms_norm": ({"D": 2147481600}, "dim is 2147481600, supported are 0 to 2147481599"),
 }
