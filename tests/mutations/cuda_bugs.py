@@ -10,7 +10,7 @@ from tests.mutations.entry import bug
 
 _CONV, _SCAN, _LANES = "causal_conv1d.cu", "selective_scan.cu", "selective_scan_lanes.cuh"
 _STEP, _MATRICES, _ROWS = "selective_state_update.cu", "ssd_chunk_mma.cu", "ssd_chunk_scan.cu"
-_SSD_STEP, _NORM, _SSD = "ssd_state_update.cuh", "block_sum.cuh", "ssd.cuh"
+_SSD_STEP, _NORM, _SSD = "ssd_state_update.cu", "block_sum.cuh", "ssd.cuh"
 
 CUDA = [
     bug(

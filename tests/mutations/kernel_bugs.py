@@ -10,7 +10,6 @@ from tests.mutations.entry import bug
 
 _CONV, _SCAN, _SSD = "causal_conv1d_cpu.cpp", "selective_scan_cpu.cpp", "ssd_chunk_scan_cpu.cpp"
 _ADD_NORM, _GATED_NORM, _MEAN = "add_rms_norm_cpu.cpp", "gated_rms_norm_cpu.cpp", "mean_square.h"
-_CONV_SSD = "conv_ssd_state_update_cpu.cpp"
 _MATH, _SIMD = "vector_math.h", "simd.h"
 
 _STEP = "Vec step = load(static_cast<const T*>(p.dt) + at, s.lanes) + bias;"
@@ -423,45 +422,6 @@ KERNELS = [
         "fuzz:SSDChunkScan",
         _LENGTH,
         "const std::int64_t length = p.seqlens[b] > 0 ? p.seqlens[b] - 1 : 0;",
-    ),
-    bug(
-        "B and C swapped",
-        _CONV_SSD,
-        "fuzz:ConvSSDStateUpdate",
-        "+ p.ngroups * p.dstate);",
-        ");",
-        "ssd.B = convolved.data() + bytes(p.nheads * p.headdim);",
-        "ssd.B = convolved.data() + bytes(p.nheads * p.headdim + p.ngroups * p.dstate);",
-    ),
-    bug(
-        "the keys of a batch of their own",
-        _CONV_SSD,
-        "fuzz:ConvSSDStateUpdate",
-        "{p.channels, p.channels}",
-        "{p.channels, p.ngroups * p.dstate}",
-    ),
-    bug(
-        "x of a batch of its own",
-        _CONV_SSD,
-        "fuzz:ConvSSDStateUpdate",
-        "{p.channels, p.channels}",
-        "{p.nheads * p.headdim, p.channels}",
-    ),
-    bug(
-        "x not convolved",
-        _CONV_SSD,
-        "fuzz:ConvSSDStateUpdate",
-        "ssd.x = convolved.data();",
-        "ssd.x = p.x;",
-    ),
-    bug(
-        "conv_state not written",
-        _CONV_SSD,
-        "fuzz:ConvSSDStateUpdate",
-        "conv.y = convolved.data();",
-        "conv.y = convolved.data();\n"
-        "std::vector<unsigned char> lost(bytes(p.batch * p.channels * (p.width - 1)));\n"
-        "conv.conv_state_out = lost.data();",
     ),
     bug(
         "78 lengths of other rows",

@@ -81,7 +81,6 @@ def _source(op: str) -> str:
         "CausalConv1d": "causal_conv1d",
         "SelectiveS": "selective_scan",
         "SSD": "ssd_chunk_scan",
-        "ConvSSDStateUpdate": "conv_ssd_state_update",
         "AddRMSNorm": "add_rms_norm",
         "GatedRMSNorm": "gated_rms_norm",
     }

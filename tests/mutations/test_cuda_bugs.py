@@ -26,7 +26,6 @@ SOURCES = {
     "SelectiveStateUpdate": ["selective_state_update.cu"],
     "SSDChunkScan": ["ssd_chunk_scan.cu", "ssd_chunk_mma.cu"],
     "SSDStateUpdate": ["ssd_state_update.cu"],
-    "ConvSSDStateUpdate": ["conv_ssd_state_update.cu"],
     "AddRMSNorm": ["add_rms_norm.cu"],
     "GatedRMSNorm": ["gated_rms_norm.cu"],
 }
