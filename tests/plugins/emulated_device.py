@@ -18,9 +18,10 @@ from tests.plugins.programs import ROOT, build, missing_tools
 
 KERNELS = ROOT / "plugins" / "kernels"
 TARGET = "simt_kernel_library"
+SCOPE = r"mamba_export::cuda::\(anonymous namespace\)::"
 SYMBOL = re.compile(
-    r"(?P<place>[0-9a-f]+) t (?:void )?mamba_export::cuda::\(anonymous namespace\)::"
-    r"(?P<name>\w+)(?P<arguments><[^()]*>)?\("
+    rf"(?P<place>[0-9a-f]+) t (?:void )?{SCOPE}"
+    rf"(?P<name>\w+)(?P<arguments><(?:{SCOPE}|[^()])*>)?\("
 )
 DECLARATION = re.compile(r"__global__ void (?:__launch_bounds__\([^)]*\)\s*)?(\w+)\(")
 
@@ -137,7 +138,7 @@ def kernels_in(library: Path) -> dict[int, str]:
     ).stdout
     found = {
         int(symbol["place"], 16): symbol["name"]
-        + (symbol["arguments"] or "").replace("mamba_export::", "")
+        + re.sub(f"{SCOPE}|mamba_export::", "", symbol["arguments"] or "")
         for symbol in map(SYMBOL.match, symbols.splitlines())
         if symbol is not None and symbol["name"] in declared
     }
