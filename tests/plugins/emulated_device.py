@@ -90,7 +90,9 @@ class EmulatedKernels(CudaKernels):
         self, op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any]
     ) -> int:
         """Return CUDA's error code of a launch that gets sizes, but no memory."""
-        operands = (ctypes.c_void_p * (len(op.inputs) + len(op.outputs)))()
+        count = len(op.inputs) + len(op.outputs)
+        # Each at a place of its own: no output is over an input.
+        operands = (ctypes.c_void_p * count)(*range(256, 256 * (count + 1), 256))
         call = call_of(op, inputs, attributes)
         return int(self._library.mamba_launch(ctypes.byref(call), operands, None, None))
 
