@@ -461,11 +461,11 @@ CONTRACT = [
         "            for s in ()\n        ]\n    return",
     ),
     bug(
-        "fake output of another input's shape",
+        "fake output of another output's shape",
         _CONTRACT,
         "contract:fake",
-        "torch.empty_like(by_name[source]",
-        "torch.empty_like(by_name['B']",
+        "torch.empty(spec.shape(sizes)",
+        "torch.empty(self.outputs[0].shape(sizes)",
     ),
     bug("sizes unchecked", _CONTRACT, "contract:size", "if size != expected:", "if False:"),
     bug(
