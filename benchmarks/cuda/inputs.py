@@ -19,6 +19,7 @@ ATTRIBUTES: Mapping[str, Mapping[str, Any]] = {
     "add_rms_norm": {"eps": 1e-5},
     "causal_conv1d": {"activation": "silu"},
     "causal_conv1d_update": {"activation": "silu"},
+    "conv_ssd_state_update": {"activation": "silu", "ngroups": 1, **_CLAMP},
     "gated_rms_norm": {"ngroups": 1, "eps": 1e-5, "norm_before_gate": False},
     "selective_scan": {"dt_softplus": True, "gated": True, "reverse": False},
     "selective_state_update": {"dt_softplus": True, "gated": True},

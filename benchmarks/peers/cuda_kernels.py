@@ -205,11 +205,12 @@ def _ssd(
     return run
 
 
-def _ssd_step(
-    inputs: Sequence[Tensor], attributes: Mapping[str, Any], update: Update = _default_update
-) -> Run:
-    x, dt, A, B, C, D, dt_bias, state = inputs
-    headdim, dstate = x.shape[2], B.shape[2]
+def _ssd_advance(
+    constants: Sequence[Tensor], attributes: Mapping[str, Any], update: Update
+) -> Callable[[Tensor, Tensor, Tensor], list[Tensor]]:
+    """Return what takes x, B and C of a step, from its dt, A, D, dt_bias and state."""
+    dt, A, D, dt_bias, state = constants
+    dstate, headdim = state.shape[2:]
     own = state.transpose(2, 3).contiguous()
     # Broadcast, as its own model does, so that they are read once.
     wide = dt[:, :, None].expand(-1, -1, headdim)
@@ -217,7 +218,7 @@ def _ssd_step(
     decay = A[:, None, None].expand(-1, headdim, dstate)
     skip = D[:, None].expand(-1, headdim)
 
-    def run() -> list[Tensor]:
+    def advance(x: Tensor, B: Tensor, C: Tensor) -> list[Tensor]:
         y = update(
             own,
             x,
@@ -231,6 +232,36 @@ def _ssd_step(
             dt_softplus=attributes["dt_softplus"],
         )
         return [y, own.transpose(2, 3)]
+
+    return advance
+
+
+def _ssd_step(
+    inputs: Sequence[Tensor], attributes: Mapping[str, Any], update: Update = _default_update
+) -> Run:
+    x, dt, A, B, C, *rest = inputs
+    advance = _ssd_advance([dt, A, *rest], attributes, update)
+    return lambda: advance(x, B, C)
+
+
+def _conv_ssd_step(
+    inputs: Sequence[Tensor], attributes: Mapping[str, Any], update: Update = _default_update
+) -> Run:
+    *convolved, dt, A, D, dt_bias, state = inputs
+    convolve = _conv_update(convolved, attributes)
+    advance = _ssd_advance([dt, A, D, dt_bias, state], attributes, update)
+    heads, dstate, headdim = state.shape[1:]
+    keys = attributes["ngroups"] * dstate
+
+    def run() -> list[Tensor]:
+        y, window = convolve()
+        x, B, C = y.split([heads * headdim, keys, keys], dim=1)
+        y, own = advance(
+            x.unflatten(1, (heads, headdim)),
+            B.unflatten(1, (-1, dstate)),
+            C.unflatten(1, (-1, dstate)),
+        )
+        return [y, window, own]
 
     return run
 
@@ -294,6 +325,18 @@ def _of_triton(
     return KernelPeer(name, mamba_ssm_triton.probe, prepare, slow)
 
 
+def _probe_both() -> Peer | Skip:
+    found = package("causal_conv1d")
+    return found if isinstance(found, Skip) else mamba_ssm_triton.probe()
+
+
+def _of_both(
+    prepare: Callable[[Sequence[Tensor], Mapping[str, Any]], Run], name: str = "mamba_ssm"
+) -> KernelPeer:
+    """Return a peer that launches two kernels one after the other, as its own step does."""
+    return KernelPeer(name, _probe_both, prepare, note="its convolution is causal_conv1d's")
+
+
 PEERS = {
     "causal_conv1d": _of_package("causal_conv1d", _conv),
     "causal_conv1d_update": _of_package("causal_conv1d", _conv_update),
@@ -301,6 +344,7 @@ PEERS = {
     "selective_state_update": _of_triton(_selective_step),
     "ssd_chunk_scan": _of_triton(_ssd),
     "ssd_state_update": _of_triton(_ssd_step),
+    "conv_ssd_state_update": _of_both(_conv_ssd_step),
 }
 """As they come, by the torch name of our op: lengths are ignored, and selective_scan's state."""
 
@@ -310,5 +354,8 @@ TUNED = {
     ),
     "ssd_chunk_scan": _of_triton(_tuned_ssd, "mamba_ssm tuned", slow=True),
     "ssd_state_update": _of_triton(functools.partial(_tuned_step, _ssd_step), "mamba_ssm tuned"),
+    "conv_ssd_state_update": _of_both(
+        functools.partial(_tuned_step, _conv_ssd_step), "mamba_ssm tuned"
+    ),
 }
 """The same, after a search among more tiles than they try by themselves."""

@@ -178,9 +178,7 @@ class Op:
             for axis, size in spec.sizes(tensor.shape):
                 sizes.setdefault(axis, size)
         return tuple(
-            torch.empty(
-                spec.shape(sizes), dtype=dtypes[spec.element], device=inputs[0].device
-            )
+            torch.empty(spec.shape(sizes), dtype=dtypes[spec.element], device=inputs[0].device)
             for spec in self.outputs
         )
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import onnx_ir as ir
-import torch
 from torch import Tensor
 
 from mamba_export.ops import body
@@ -117,10 +116,11 @@ def _(
     dstate, headdim = op.Shape(ssm_state, start=2, end=3), op.Shape(ssm_state, start=3)
     keys = op.Mul(dstate, [ngroups])
     parts = op.Concat(op.Mul(heads, headdim), keys, keys, axis=0)
-    inner, B, C = op.Split(convolved, parts, axis=1, _outputs=3)
-    inner = body.reshape(op, inner, op.Concat(batch, heads, headdim, axis=0))
+    inner, B, C = op.Split(body.to_float32(op, convolved), parts, axis=1, _outputs=3)
+    shape = op.Concat(batch, heads, headdim, axis=0)
+    inner = body.reshape(op, inner, shape)
     group_shape = op.Concat(batch, [ngroups], dstate, axis=0)
     B, C = (body.reshape(op, value, group_shape) for value in (B, C))
     step = body.step_size(op, dt, dt_bias, dt_softplus=dt_softplus, dt_min=dt_min, dt_max=dt_max)
-    y, ssm_state_out = emit_advance(op, inner, step, A, B, C, D, ssm_state, [ngroups])
+    y, ssm_state_out = emit_advance(op, inner, step, A, B, C, D, ssm_state, shape, [ngroups])
     return op.CastLike(y, x), conv_state_out, ssm_state_out

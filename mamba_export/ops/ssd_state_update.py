@@ -89,7 +89,9 @@ def _(
     dt_max: float,
 ) -> Sequence[ir.Value]:
     step = body.step_size(op, dt, dt_bias, dt_softplus=dt_softplus, dt_min=dt_min, dt_max=dt_max)
-    y, state = emit_advance(op, x, step, A, B, C, D, ssm_state, op.Shape(B, start=1, end=2))
+    shape, groups = op.Shape(x), op.Shape(B, start=1, end=2)
+    x32, B, C = (body.to_float32(op, value) for value in (x, B, C))
+    y, state = emit_advance(op, x32, step, A, B, C, D, ssm_state, shape, groups)
     return op.CastLike(y, x), state
 
 
@@ -102,21 +104,21 @@ def emit_advance(
     C: ir.Value,
     D: ir.Value,
     ssm_state: ir.Value,
+    shape: ir.Value,
     groups: ir.Value | list[int],
 ) -> tuple[ir.Value, ir.Value]:
     """Emit float32 y [B,H,P] with the skip D, and the new state [B,H,N,P], for one token.
 
-    Sizes are those of ``ssm_state``, which is an input of every body; only [1] ``groups`` is not.
+    Everything is float32.
 
     Args:
         op: the builder.
         x: [B,H,P]. dt: [B,H] final step size. A: [H]. B, C: [B,G,N]. D: [H].
-        ssm_state: [B,H,N,P].
-        groups: [1] G.
+        ssm_state: [B,H,N,P], an input of the body: other sizes than the next two are asked of it.
+        shape: [3] B, H and P. groups: [1] G.
     """
-    x32 = body.to_float32(op, x)
     decay = op.Exp(op.Min(op.Mul(dt, A), 0.0))
-    dtx = op.Mul(op.Unsqueeze(dt, [2]), x32)
+    dtx = op.Mul(op.Unsqueeze(dt, [2]), x)
     # Heads are split by group, [B,G,H/G,...], so that B and C broadcast instead of being repeated.
     heads = op.Div(op.Shape(ssm_state, start=1, end=2), groups)
     batch_groups = op.Concat(op.Shape(ssm_state, end=1), groups, heads, axis=0)
@@ -127,8 +129,7 @@ def emit_advance(
     )
     columns = op.Shape(ssm_state, start=3)
     dtx_row = body.reshape(op, dtx, op.Concat(batch_groups, [1], columns, axis=0))
-    state = op.Add(kept, op.Mul(op.Unsqueeze(body.to_float32(op, B), [2, 4]), dtx_row))
-    y = op.MatMul(op.Unsqueeze(body.to_float32(op, C), [2, 3]), state)  # [B,G,H/G,1,P]
-    y = body.reshape(op, y, op.Concat(op.Shape(ssm_state, end=2), columns, axis=0))
-    y = op.Add(y, op.Mul(op.Unsqueeze(D, [1]), x32))
+    state = op.Add(kept, op.Mul(op.Unsqueeze(B, [2, 4]), dtx_row))
+    y = op.MatMul(op.Unsqueeze(C, [2, 3]), state)  # [B,G,H/G,1,P]
+    y = op.Add(body.reshape(op, y, shape), op.Mul(op.Unsqueeze(D, [1]), x))
     return y, body.reshape_like(op, state, ssm_state)

@@ -179,6 +179,48 @@ def ssd_state_update(
     return y, state
 
 
+def conv_ssd_state_update(
+    x: Array,
+    weight: Array,
+    bias: Array,
+    conv_state: Array,
+    dt: Array,
+    A: Array,
+    D: Array,
+    dt_bias: Array,
+    ssm_state: Array,
+    *,
+    activation: str,
+    ngroups: int,
+    dt_softplus: bool,
+    dt_min: float = 0.0,
+    dt_max: float = float("inf"),
+) -> tuple[Float64, Float64, Float64]:
+    """Return y [B,H,P], conv_state_out [B,C,K-1], ssm_state_out of ``ConvSSDStateUpdate``.
+
+    The recurrence takes what the convolution yields as the dtype of x holds it.
+    """
+    batch, nheads, dstate, headdim = ssm_state.shape
+    convolved, window = causal_conv1d_update(x, weight, bias, conv_state, activation=activation)
+    with np.errstate(over="ignore"):
+        stored = convolved.astype(x.dtype)
+    first, last = nheads * headdim, nheads * headdim + ngroups * dstate
+    y, state = ssd_state_update(
+        stored[:, :first].reshape(batch, nheads, headdim),
+        dt,
+        A,
+        stored[:, first:last].reshape(batch, ngroups, dstate),
+        stored[:, last:].reshape(batch, ngroups, dstate),
+        D,
+        dt_bias,
+        ssm_state,
+        dt_softplus=dt_softplus,
+        dt_min=dt_min,
+        dt_max=dt_max,
+    )
+    return y, window, state
+
+
 def add_rms_norm(
     hidden: Array, delta: Array, weight: Array, *, eps: float
 ) -> tuple[Float64, Float64]:

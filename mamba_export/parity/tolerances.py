@@ -83,6 +83,10 @@ OPS: Mapping[tuple[str, DType], Tolerance] = {
     ("ssd_state_update", _F32): Tolerance(3e-7, 3e-6),
     ("ssd_state_update", _F16): Tolerance(3e-4, 2e-3),
     ("ssd_state_update", _BF16): Tolerance(2.5e-3, 1.5e-2),
+    # Three parts of what was convolved are multiplied: more elements are far from the mean.
+    ("conv_ssd_state_update", _F32): Tolerance(3e-7, 3e-6),
+    ("conv_ssd_state_update", _F16): Tolerance(3e-4, 4e-3),
+    ("conv_ssd_state_update", _BF16): Tolerance(2.5e-3, 3e-2),
     ("add_rms_norm", _F32): Tolerance(3e-7, 3e-6),
     ("add_rms_norm", _F16): Tolerance(4e-4, 3e-3),
     ("add_rms_norm", _BF16): Tolerance(3e-3, 2e-2),
@@ -100,12 +104,19 @@ OPS: Mapping[tuple[str, DType], Tolerance] = {
 # The float32 state that an op returns, per op; 16-bit inputs are exact there, so the dtype of the
 # activations does not matter on a route that multiplies in float32.
 STATES: Mapping[str, Tolerance] = {
-    "causal_conv1d": EXACT,
-    "causal_conv1d_update": EXACT,
     "selective_scan": Tolerance(1e-6, 2e-5),
     "ssd_chunk_scan": Tolerance(1e-6, 2e-5),
     "selective_state_update": Tolerance(3e-7, 3e-6),
     "ssd_state_update": Tolerance(3e-7, 3e-6),
+    "conv_ssd_state_update": Tolerance(3e-7, 6e-6),
+}
+
+# The same of an op that rounds to the dtype of its activations before its recurrence: what is as
+# near to a tie as float32 is exact goes the other way in one of some ten thousand elements, and
+# leaves one unit of 16 bits in the rows or columns of a state that it enters.
+STATES_NEAR_TIES: Mapping[tuple[str, DType], Tolerance] = {
+    ("conv_ssd_state_update", _F16): Tolerance(2e-5, 1e-3),
+    ("conv_ssd_state_update", _BF16): Tolerance(2e-4, 1e-2),
 }
 
 # The same where a route feeds 16-bit operands to a matrix product.
@@ -185,12 +196,14 @@ def op_tolerance(op: str, dtype: DType) -> Tolerance:
     return _row(OPS, (op, dtype), "OPS")
 
 
-def state_tolerance(op: str) -> Tolerance:
-    """Return the ceiling of the state that an op returns.
+def state_tolerance(op: str, dtype: DType) -> Tolerance:
+    """Return the ceiling of the float32 state that an op returns for activations of ``dtype``.
 
     Raises:
         LookupError: the table has no such row.
     """
+    if (op, dtype) in STATES_NEAR_TIES:
+        return STATES_NEAR_TIES[op, dtype]
     return _row(STATES, op, "STATES")
 
 

@@ -8,11 +8,13 @@ _CONV, _CONV_STEP = "ops/causal_conv1d.py", "ops/causal_conv1d_update.py"
 _SCAN, _SCAN_STEP = "ops/selective_scan.py", "ops/selective_state_update.py"
 _SSD, _SSD_STEP = "ops/ssd_chunk_scan.py", "ops/ssd_state_update.py"
 _ADD_NORM, _GATED_NORM = "ops/add_rms_norm.py", "ops/gated_rms_norm.py"
+_CONV_SSD = "ops/conv_ssd_state_update.py"
 _BODY, _CONTRACT = "ops/body.py", "ops/contract.py"
 
 _BODY_CONV = "body:causal_conv1d"
 _BODY_SSD = "body:ssd_chunk_scan"
 _BODY_SCAN = "body:selective_scan"
+_BODY_CONV_SSD = "body:conv_ssd_state_update"
 _MASKED_STEP = "step = op.Where(valid, step, 0.0)"
 _CUMSUM = "sums = op.CumSum(later, -2)"
 _LAST = "return op.Where(op.GreaterOrEqual(row, column), sums, MASKED)"
@@ -178,8 +180,8 @@ BODIES = [
         "93 body without D, one step of SSD",
         _SSD_STEP,
         "body:ssd_state_update-base",
-        "y = op.Add(body.reshape_like(op, y, x), op.Mul(op.Unsqueeze(D, [1]), x32))",
-        "y = body.reshape_like(op, y, x)",
+        "y = op.Add(body.reshape(op, y, shape), op.Mul(op.Unsqueeze(D, [1]), x))",
+        "y = body.reshape(op, y, shape)",
     ),
     bug(
         "59 [N,P] read as [P,N]",
@@ -187,6 +189,39 @@ BODIES = [
         "body:ssd_state_update-base",
         "body.reshape(op, ssm_state, state_shape)",
         "body.reshape(op, op.Transpose(ssm_state, perm=[0, 1, 3, 2]), state_shape)",
+    ),
+    bug(
+        "B and C swapped",
+        _CONV_SSD,
+        f"{_BODY_CONV_SSD}-base",
+        "inner, B, C = op.Split(",
+        "inner, C, B = op.Split(",
+    ),
+    bug(
+        "groups read across states",
+        _CONV_SSD,
+        f"{_BODY_CONV_SSD}-base",
+        "group_shape = op.Concat(batch, [ngroups], dstate, axis=0)",
+        "group_shape = op.Concat(batch, dstate, [ngroups], axis=0)",
+        "B, C = (body.reshape(op, value, group_shape) for value in (B, C))",
+        "B, C = (\n"
+        "        op.Transpose(body.reshape(op, value, group_shape), perm=[0, 2, 1])\n"
+        "        for value in (B, C)\n"
+        "    )",
+    ),
+    bug(
+        "x not convolved",
+        _CONV_SSD,
+        f"{_BODY_CONV_SSD}-base",
+        "op.Split(body.to_float32(op, convolved), parts",
+        "op.Split(body.to_float32(op, x), parts",
+    ),
+    bug(
+        "the state before the step",
+        _CONV_SSD,
+        f"{_BODY_CONV_SSD}-base",
+        "return op.CastLike(y, x), conv_state_out, ssm_state_out",
+        "return op.CastLike(y, x), op.Identity(conv_state), ssm_state_out",
     ),
     bug(
         "93 chunked body without D",
@@ -426,11 +461,11 @@ CONTRACT = [
         "            for s in ()\n        ]\n    return",
     ),
     bug(
-        "fake output of another input's shape",
+        "fake output of another output's shape",
         _CONTRACT,
         "contract:fake",
-        "torch.empty_like(by_name[source]",
-        "torch.empty_like(by_name['B']",
+        "torch.empty(spec.shape(sizes)",
+        "torch.empty(self.outputs[0].shape(sizes)",
     ),
     bug("sizes unchecked", _CONTRACT, "contract:size", "if size != expected:", "if False:"),
     bug(

@@ -10,6 +10,7 @@ from tests.mutations.entry import bug
 _CONV, _CONV_STEP = "ops/causal_conv1d.py", "ops/causal_conv1d_update.py"
 _SCAN, _SCAN_STEP = "ops/selective_scan.py", "ops/selective_state_update.py"
 _SSD, _SSD_STEP = "ops/ssd_chunk_scan.py", "ops/ssd_state_update.py"
+_CONV_SSD = "ops/conv_ssd_state_update.py"
 _ADD_NORM, _GATED_NORM = "ops/add_rms_norm.py", "ops/gated_rms_norm.py"
 
 # Texts of the eager references.
@@ -30,6 +31,7 @@ _SSD_ADDED = "state + B[:, :, :, None] * (dt[:, :, None] * x)"
 # Rows.
 _S, _R = "reference:selective_state_update", "reference:selective_scan"
 _H, _C = "reference:ssd_state_update", "reference:causal_conv1d"
+_B = "reference:conv_ssd_state_update"
 _A, _N = "reference:add_rms_norm", "reference:gated_rms_norm"
 
 REFERENCES = [
@@ -327,6 +329,57 @@ REFERENCES = [
         f"{_N}-base",
         "value = x.float() if norm_before_gate else x.float() * gate",
         "value, norm_before_gate = x.float(), True",
+    ),
+    bug(
+        "B and C swapped",
+        _CONV_SSD,
+        f"{_B}-base",
+        "inner, B, C = convolved.split(",
+        "inner, C, B = convolved.split(",
+    ),
+    bug(
+        "B and C before x",
+        _CONV_SSD,
+        f"{_B}-base",
+        "inner, B, C = convolved.split([heads * headdim, ngroups",
+        "B, C, inner = convolved.split([ngroups * dstate, ngroups",
+        "ngroups * dstate], dim=1)",
+        "heads * headdim], dim=1)",
+    ),
+    bug(
+        "one group's B for all",
+        _CONV_SSD,
+        f"{_B}-base",
+        "B.reshape(batch, ngroups, dstate)",
+        "B.reshape(batch, ngroups, dstate)[:, :1].expand(-1, ngroups, -1)",
+    ),
+    bug(
+        "x not convolved",
+        _CONV_SSD,
+        f"{_B}-base",
+        "inner.reshape(batch, heads, headdim)",
+        "x[:, : heads * headdim].reshape(batch, heads, headdim)",
+    ),
+    bug(
+        "conv_state not written",
+        _CONV_SSD,
+        f"{_B}-base",
+        "return y, conv_state_out, ssm_state_out",
+        "return y, conv_state.clone(), ssm_state_out",
+    ),
+    bug(
+        "activation lost",
+        _CONV_SSD,
+        f"{_B}-linear",
+        "conv_state, activation=activation",
+        'conv_state, activation="silu"',
+    ),
+    bug(
+        "dt_max lost",
+        _CONV_SSD,
+        f"{_B}-clamped",
+        "dt_max=dt_max,",
+        'dt_max=float("inf"),',
     ),
     bug(
         "37 gate before the norm",

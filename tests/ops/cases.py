@@ -15,6 +15,7 @@ from mamba_export.ops import (
     add_rms_norm,
     causal_conv1d,
     causal_conv1d_update,
+    conv_ssd_state_update,
     gated_rms_norm,
     selective_scan,
     selective_state_update,
@@ -53,6 +54,13 @@ class OpCase:
     dt_noise: float = 0.1
     dt_burst: float = 0.0
     why: str = ""
+
+    def __post_init__(self) -> None:
+        if self.op is conv_ssd_state_update:
+            # They follow from the other sizes, whatever a row changes.
+            sizes, groups = self.sizes, self.attributes["ngroups"]
+            channels = sizes["H"] * sizes["P"] + 2 * groups * sizes["N"]
+            object.__setattr__(self, "sizes", {**sizes, "C": channels})
 
     def but(self, name: str, why: str, **changes: Any) -> OpCase:
         """Return this case with one thing changed; ``sizes`` and ``attributes`` are merged."""
@@ -169,8 +177,18 @@ _SSD_UPDATE = OpCase(
     {"B": 5, "H": 12, "P": 11, "G": 3, "N": 6},
     {"dt_softplus": True, "dt_min": 0.0, "dt_max": float("inf")},
 )
-
-
+_CONV_SSD = OpCase(
+    "conv_ssd_state_update-base",
+    conv_ssd_state_update,
+    {"B": 5, "H": 14, "P": 11, "N": 6, "K": 4},
+    {
+        "activation": "silu",
+        "ngroups": 2,
+        "dt_softplus": True,
+        "dt_min": 0.0,
+        "dt_max": float("inf"),
+    },
+)
 _ADD_NORM = OpCase(
     "add_rms_norm-base",
     add_rms_norm,
@@ -323,6 +341,31 @@ CASES: list[OpCase] = [
     _SSD_UPDATE.but("dt_near_11", "exp(-dt) still counts in float32", dt_scale=(10.2, 12.0)),
     _SSD_UPDATE.but("small_dt", _CANCELS, dt_scale=(1e-6, 1e-4)),
     _SSD_UPDATE.but("corpus", _CORPUS, sizes={"B": 257, "P": 8, "N": 16}),
+    *_common(_CONV_SSD),
+    _CONV_SSD.but("width_2", "the smallest filter", sizes={"K": 2}),
+    _CONV_SSD.but("width_3", "MambaVision's filter", sizes={"K": 3}),
+    _CONV_SSD.but("linear", "no activation", attributes={"activation": "none"}),
+    _CONV_SSD.but("one_group", "every head shares B and C", attributes={"ngroups": 1}),
+    _CONV_SSD.but("group_a_head", "no sharing", attributes={"ngroups": 14}),
+    _CONV_SSD.but("headdim_1", "a size of 1 broadcasts unseen", sizes={"P": 1}),
+    _CONV_SSD.but("one_state", "a size of 1 broadcasts unseen", sizes={"N": 1}),
+    _CONV_SSD.but("clamped", "a finite limit", attributes=_CLAMP),
+    _CONV_SSD.but("raw_dt", "dt is used as it comes", attributes={"dt_softplus": False}),
+    _CONV_SSD.but("dt_near_11", "exp(-dt) still counts in float32", dt_scale=(10.2, 12.0)),
+    _CONV_SSD.but("small_dt", _CANCELS, dt_scale=(1e-6, 1e-4)),
+    _CONV_SSD.but("corpus", _CORPUS, sizes={"B": 257, "P": 8, "N": 16}),
+    _CONV_SSD.but(
+        "corpus_float16",
+        "what lies near a tie between two of its numbers may be either",
+        sizes={"B": 257, "P": 8, "N": 16},
+        dtype=torch.float16,
+    ),
+    _CONV_SSD.but(
+        "corpus_bfloat16",
+        "what lies near a tie between two of its numbers may be either",
+        sizes={"B": 257, "P": 8, "N": 16},
+        dtype=torch.bfloat16,
+    ),
     *_norms(_ADD_NORM, large=1e17),
     _ADD_NORM.but(
         "float16_residual",

@@ -191,6 +191,7 @@ _OTHER: dict[str, dict[str, Any]] = {
     "selective_state_update": {"gated": False},
     "ssd_chunk_scan": {"dt_max": 0.02, "chunk_size": 5},
     "ssd_state_update": {"dt_max": 0.02},
+    "conv_ssd_state_update": {"activation": "none", "dt_max": 0.02},
     "add_rms_norm": {"eps": 0.5},
     "gated_rms_norm": {"norm_before_gate": True},
 }
@@ -212,7 +213,7 @@ def test_two_combinations_of_attributes_in_one_model(op: Op) -> None:
 
 _STEPS = (
     *("causal_conv1d_update", "selective_state_update", "ssd_state_update", "selective_scan"),
-    *("add_rms_norm", "gated_rms_norm"),
+    *("conv_ssd_state_update", "add_rms_norm", "gated_rms_norm"),
 )
 
 

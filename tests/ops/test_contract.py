@@ -20,6 +20,7 @@ from mamba_export.ops import (
     add_rms_norm,
     causal_conv1d,
     contract_table,
+    conv_ssd_state_update,
     selective_scan,
     ssd_chunk_scan,
 )
@@ -76,13 +77,15 @@ def test_schema_is_the_contract(op: Op) -> None:
 
 
 @pytest.mark.parametrize("op", OPS, ids=_NAMES)
-def test_outputs_name_inputs_of_their_shape(op: Op) -> None:
-    for spec, source in zip(op.outputs, op.output_sources, strict=True):
-        twin = next(s for s in op.inputs if s.name == source)
-        assert (spec.element, spec.axes) == (twin.element, twin.axes)
+def test_outputs_are_y_and_what_an_input_becomes(op: Op) -> None:
+    inputs = {spec.name: spec for spec in op.inputs}
     assert op.outputs[0].name == "y"
-    for output, source in zip(op.outputs[1:], op.output_sources[1:], strict=True):
-        assert output.name == f"{source}_out"
+    for output in op.outputs[1:]:
+        before = inputs[output.name.removesuffix("_out")]
+        assert output.name == f"{before.name}_out"
+        assert (output.element, output.axes) == (before.element, before.axes)
+    axes = {axis for spec in op.inputs for axis in spec.axes}
+    assert all(set(output.axes) <= axes for output in op.outputs)
 
 
 class _OneOp(nn.Module):
@@ -258,6 +261,15 @@ _INVALID: dict[str, tuple[Op, str, Any, tuple[str, ...]]] = {
             "found torch.float16",
         ),
     ),
+    "channels of heads and groups": (
+        conv_ssd_state_update,
+        "ssm_state",
+        lambda t: t[:, :, :-1],
+        (
+            "ConvSSDStateUpdate: input 'x' has C = 178, but H * P + 2 * ngroups * N is "
+            "14 * 11 + 2 * 2 * 5",
+        ),
+    ),
     "mixed activations": (
         selective_scan,
         "C",
@@ -284,7 +296,7 @@ def test_an_unknown_element_type_is_refused() -> None:
         return (x,)
 
     with pytest.raises(ValueError, match="x: unknown element type 'f64'"):
-        custom_op("Nothing", outputs={"y": "x"})(reference)
+        custom_op("Nothing", outputs={"y": "io[B]"})(reference)
 
 
 def test_an_op_without_a_body_says_so() -> None:

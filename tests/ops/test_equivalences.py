@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,8 +14,16 @@ from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
 from mamba_export.dtypes import DType
-from mamba_export.ops import OPS
-from tests.ops.cases import ROWS, OpCase
+from mamba_export.ops import (
+    OPS,
+    Op,
+    causal_conv1d,
+    causal_conv1d_update,
+    conv_ssd_state_update,
+    ssd_chunk_scan,
+    ssd_state_update,
+)
+from tests.ops.cases import CASES, ROWS, OpCase
 from tests.ops.routes import Array, Route, agree, arrays, eager, runtime
 
 ROUTES = ("eager", "body", "contrib")
@@ -257,6 +265,69 @@ def test_reverse_is_forward_on_the_flipped_rows(name: str, kind: str) -> None:
     ]
     y, state = route(name, forward)(mirrored)
     agree(case.op, inputs, route(name, case)(inputs), [flip(y), state])
+
+
+def in_two(
+    case: OpCase, inputs: Sequence[Array], run: Callable[[OpCase], Route], ops: tuple[Op, Op]
+) -> list[Array]:
+    """Return the outputs of a row of ConvSSDStateUpdate, made by two ops one after the other.
+
+    Args:
+        case: the row. inputs: its own.
+        run: the route through a case of another op.
+        ops: those of a step, or those of a sequence, which get one token.
+    """
+    operands = {spec.name: value for spec, value in zip(case.op.inputs, inputs, strict=True)}
+    operands["seqlens"] = np.ones(case.sizes["B"], np.int32)
+
+    def call(op: Op) -> list[Array]:
+        given = {**case.attributes, "chunk_size": 8}
+        one = replace(
+            case,
+            op=op,
+            sizes={**case.sizes, "G": given["ngroups"]},
+            attributes={s.name: given[s.name] for s in op.attributes},
+        )
+        token = "seqlens" in (spec.name for spec in op.inputs)
+        y, state = run(one)(
+            [
+                operands[s.name][:, None] if s.axes[:2] == ("B", "T") else operands[s.name]
+                for s in op.inputs
+            ]
+        )
+        return [y[:, 0] if token else y, state]
+
+    batch, heads, dstate, headdim = operands["ssm_state"].shape
+    keys = case.attributes["ngroups"] * dstate
+    convolved, conv_state = call(ops[0])
+    x, B, C = np.split(convolved, [heads * headdim, heads * headdim + keys], axis=1)
+    operands["x"] = x.reshape(batch, heads, headdim)
+    operands["B"], operands["C"] = (v.reshape(batch, -1, dstate) for v in (B, C))
+    y, ssm_state = call(ops[1])
+    return [y, conv_state, ssm_state]
+
+
+STEPS = (causal_conv1d_update, ssd_state_update)
+SEQUENCES = (causal_conv1d, ssd_chunk_scan)
+CONV_SSD = [case for case in CASES if case.op is conv_ssd_state_update and case.sizes["B"]]
+
+
+@pytest.mark.parametrize("name", ["eager", "body"])
+@pytest.mark.parametrize("case", CONV_SSD, ids=lambda case: case.name)
+def test_the_convolution_and_the_recurrence_in_one_are_the_two(case: OpCase, name: str) -> None:
+    """To the bit."""
+    inputs = arrays(case)
+    ours = route(name, case)(inputs)
+    theirs = in_two(case, inputs, functools.partial(route, name), STEPS)
+    agree(case.op, inputs, ours, theirs, exact=True)
+
+
+@pytest.mark.parametrize("name", ROUTES)
+@pytest.mark.parametrize("case", CONV_SSD, ids=lambda case: case.name)
+def test_the_convolution_and_the_recurrence_in_one_are_a_token(case: OpCase, name: str) -> None:
+    inputs = arrays(case)
+    ours = route("eager" if name == "eager" else "body", case)(inputs)
+    agree(case.op, inputs, ours, in_two(case, inputs, functools.partial(route, name), SEQUENCES))
 
 
 @pytest.mark.parametrize("name", ["eager", "body"])

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from mamba_export.dtypes import DType
 from mamba_export.errors import ParityError
-from mamba_export.ops import OPS, Op
+from mamba_export.ops import OPS, Op, conv_ssd_state_update
 from mamba_export.parity import oracle
 from mamba_export.parity.metrics import assert_close
 from tests.ops.cases import CASES, ROWS, OpCase
@@ -40,17 +39,22 @@ def test_every_channel_of_the_corpus(op: Op) -> None:
     inputs = arrays(case)
     y, *states = eager(op, case.attributes)(inputs)
     exact, *exact_states = getattr(oracle, op.torch_name)(*inputs, **case.attributes)
-    axis = -2 if op.torch_name.startswith("ssd") else -1
-    assert_close(y, exact, tolerance(op, "y", DType.float32), axis=axis)
-    for state, exact_state in zip(states, exact_states, strict=True):
-        limit = tolerance(op, op.outputs[1].name, DType.float32)
+    axis = -2 if "ssd" in op.torch_name else -1
+    limits = [tolerance(op, spec, case.elements()) for spec in op.outputs]
+    assert_close(y, exact, limits[0], axis=axis)
+    for state, exact_state, limit in zip(states, exact_states, limits[1:], strict=True):
         assert_close(state, exact_state, limit, axis=1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("op", OPS, ids=lambda op: op.torch_name)
+@pytest.mark.parametrize(
+    "op", [op for op in OPS if op is not conv_ssd_state_update], ids=lambda op: op.torch_name
+)
 def test_16_bit_activations_are_rounded_once(op: Op, dtype: torch.dtype) -> None:
-    """All arithmetic is float32: the result is that of float32 inputs, rounded at the very end."""
+    """All arithmetic is float32: the result is that of float32 inputs, rounded at the very end.
+
+    What two ops in one round between them, it has from these.
+    """
     case = replace(ROWS[f"{op.torch_name}-corpus"], dtype=dtype)
     inputs = case.inputs()
     wide = [t.float() if t.is_floating_point() else t for t in inputs]

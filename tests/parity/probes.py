@@ -324,7 +324,7 @@ def a_missing_row_of_the_table_fails(c: Comparator) -> None:
     table = c.tolerances
     must_raise(LookupError, table.op_tolerance, "no_such_op", DType.float32)
     must_raise(LookupError, table.op_tolerance, "selective_scan", DType.int8)
-    must_raise(LookupError, table.state_tolerance, "no_such_op")
+    must_raise(LookupError, table.state_tolerance, "no_such_op", DType.float32)
     must_raise(LookupError, table.end_to_end, DType.int8)
     must_raise(LookupError, table.equivalence, DType.int8)
 

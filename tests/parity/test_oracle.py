@@ -226,6 +226,38 @@ def test_conv_state_holds_the_last_valid_inputs(length: int) -> None:
     assert (out == seen[:, :, -3:]).all()
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float16])
+def test_a_convolution_of_one_tap_leaves_the_recurrence(dtype: Any) -> None:
+    """Whose x, B and C are then sums of two numbers, rounded to the type of these."""
+    inputs = ssd_inputs(seqlen=1)
+    step = {name: value for name, value in inputs.items() if name != "seqlens"}
+    step |= {name: step[name][:, 0] for name in ("x", "dt", "B", "C")}
+    parts = {name: step.pop(name).astype(dtype) for name in ("x", "B", "C")}
+    x = np.concatenate([part.reshape(2, -1) for part in parts.values()], axis=1)
+    weight, bias = np.zeros((x.shape[1], 3)), draw(x.shape[1])
+    weight[:, -1] = 1
+    y, window, state = oracle.conv_ssd_state_update(
+        x,
+        weight,
+        bias,
+        np.ones((2, x.shape[1], 2), dtype),
+        **step,
+        activation="none",
+        ngroups=3,
+        dt_softplus=True,
+    )
+    stored = (x.astype(np.float64) + bias).astype(dtype)
+    split = np.split(stored, np.cumsum([part[0].size for part in parts.values()])[:-1], axis=1)
+    moved = {
+        name: value.reshape(part.shape)
+        for (name, part), value in zip(parts.items(), split, strict=True)
+    }
+    expected, advanced = oracle.ssd_state_update(**moved, **step, dt_softplus=True)
+    assert (y == expected).all()
+    assert (state == advanced).all()
+    assert (window == np.stack([np.ones_like(x), x], axis=2)).all()
+
+
 def test_a_group_shared_by_all_is_each_heads_own() -> None:
     shared = ssd_inputs(groups=1)
     own = shared | {name: np.repeat(shared[name], 6, axis=2) for name in ("B", "C")}

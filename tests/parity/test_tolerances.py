@@ -18,8 +18,10 @@ def test_every_op_has_a_row(dtype: DType) -> None:
 
     for op in OPS:
         assert tolerances.op_tolerance(op.torch_name, dtype).relative_rms >= EPSILON[dtype] / 4
-        if any(source.endswith("_state") for source in op.output_sources):
-            assert tolerances.state_tolerance(op.torch_name).relative_rms <= 1e-6
+        if any(spec.element == "state" for spec in op.outputs):
+            limit = tolerances.state_tolerance(op.torch_name, dtype).relative_rms
+            rounds = (op.torch_name, dtype) in tolerances.STATES_NEAR_TIES
+            assert limit <= (EPSILON[dtype] / 16 if rounds else 1e-6)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -54,6 +56,7 @@ def test_no_limit_is_infinite_or_useless() -> None:
     rows: list[Tolerance] = [
         *tolerances.OPS.values(),
         *tolerances.STATES.values(),
+        *tolerances.STATES_NEAR_TIES.values(),
         *tolerances.RESIDUALS.values(),
         *tolerances.STATES_16BIT_PRODUCTS.values(),
     ]

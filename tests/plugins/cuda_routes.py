@@ -263,16 +263,32 @@ _SSDS = [
 
 _SSD_STEPS = [
     Route(
-        _row("ssd_state_update", name, why, sizes={"B": batch, "P": headdim}),
+        _row(op, name, why, sizes={"B": batch, "P": headdim, "H": 12}),
         _STEP,
         device={"processors": 12},  # 24 heads are two of them for each
         threads=threads,
     )
+    for op in ("ssd_state_update", "conv_ssd_state_update")
     for name, why, batch, headdim, threads in (
         ("narrow", "a column a lane", 2, 11, 256),
         ("heads", "vectors, 16 lanes a row", 2, 20, 256),
         ("few_heads", "blocks of 16 columns on more multiprocessors", 1, 20, 64),
     )
+]
+
+_CONV_SSD_STEPS = [
+    Route(
+        _row(
+            "conv_ssd_state_update",
+            f"width_{width}_{activation}",
+            "what a block convolves for itself",
+            sizes={"K": width},
+            attributes={"activation": activation},
+        ),
+        _STEP,
+    )
+    for width in (2, 3, 4)
+    for activation in ("silu", "none")
 ]
 
 _NORMS = [
@@ -288,4 +304,4 @@ _NORMS = [
     )
 ]
 
-ROUTES = [*_convolutions(), *_SCANS, *_SCAN_STEPS, *_SSDS, *_SSD_STEPS, *_NORMS]
+ROUTES = [*_convolutions(), *_SCANS, *_SCAN_STEPS, *_SSDS, *_SSD_STEPS, *_CONV_SSD_STEPS, *_NORMS]

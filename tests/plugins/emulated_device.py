@@ -18,9 +18,10 @@ from tests.plugins.programs import ROOT, build, missing_tools
 
 KERNELS = ROOT / "plugins" / "kernels"
 TARGET = "simt_kernel_library"
+SCOPE = r"mamba_export::cuda::\(anonymous namespace\)::"
 SYMBOL = re.compile(
-    r"(?P<place>[0-9a-f]+) t (?:void )?mamba_export::cuda::\(anonymous namespace\)::"
-    r"(?P<name>\w+)(?P<arguments><[^()]*>)?\("
+    rf"(?P<place>[0-9a-f]+) t (?:void )?{SCOPE}"
+    rf"(?P<name>\w+)(?P<arguments><(?:{SCOPE}|[^()])*>)?\("
 )
 DECLARATION = re.compile(r"__global__ void (?:__launch_bounds__\([^)]*\)\s*)?(\w+)\(")
 
@@ -89,7 +90,9 @@ class EmulatedKernels(CudaKernels):
         self, op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any]
     ) -> int:
         """Return CUDA's error code of a launch that gets sizes, but no memory."""
-        operands = (ctypes.c_void_p * (len(op.inputs) + len(op.outputs)))()
+        count = len(op.inputs) + len(op.outputs)
+        # Each at a place of its own: no output is over an input.
+        operands = (ctypes.c_void_p * count)(*range(256, 256 * (count + 1), 256))
         call = call_of(op, inputs, attributes)
         return int(self._library.mamba_launch(ctypes.byref(call), operands, None, None))
 
@@ -137,7 +140,7 @@ def kernels_in(library: Path) -> dict[int, str]:
     ).stdout
     found = {
         int(symbol["place"], 16): symbol["name"]
-        + (symbol["arguments"] or "").replace("mamba_export::", "")
+        + re.sub(f"{SCOPE}|mamba_export::", "", symbol["arguments"] or "")
         for symbol in map(SYMBOL.match, symbols.splitlines())
         if symbol is not None and symbol["name"] in declared
     }

@@ -10,7 +10,7 @@ import ctypes
 import functools
 import multiprocessing
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -44,10 +44,10 @@ class NativeProcess:
         feeds: Mapping[str, Array],
         *,
         threads: int = 1,
-        in_place: tuple[str, str] | None = None,
+        in_place: Sequence[str] = (),
     ) -> list[Array]:
-        """Run a model; ``in_place`` names an input and the output that is written over it."""
-        return self._pool.submit(_run, model, dict(feeds), threads, in_place).result()
+        """Run a model; an input in ``in_place`` is written over by the output ``<input>_out``."""
+        return self._pool.submit(_run, model, dict(feeds), threads, tuple(in_place)).result()
 
     def close(self) -> None:
         """End the process."""
@@ -77,7 +77,7 @@ def _session(model: bytes, threads: int) -> Any:
 
 
 def _run(
-    model: bytes, feeds: dict[str, Array], threads: int, in_place: tuple[str, str] | None
+    model: bytes, feeds: dict[str, Array], threads: int, in_place: tuple[str, ...]
 ) -> list[Array]:
     import onnxruntime as ort
 
@@ -88,12 +88,13 @@ def _run(
     for name, value in values.items():
         binding.bind_ortvalue_input(name, value)
     for output in session.get_outputs():
-        if in_place is not None and output.name == in_place[1]:
-            binding.bind_ortvalue_output(output.name, values[in_place[0]])
+        overwritten = output.name.removesuffix("_out")
+        if overwritten in in_place:
+            binding.bind_ortvalue_output(output.name, values[overwritten])
         else:
             binding.bind_output(output.name, "cpu")
     session.run_with_iobinding(binding)
     for name, value in kept.items():
-        if in_place is None or name != in_place[0]:
+        if name not in in_place:
             assert values[name].numpy().tobytes() == value.tobytes(), f"{name} was modified"
     return [np.array(value.numpy()) for value in binding.get_outputs()]

@@ -6,6 +6,7 @@ The graphs have no function bodies, so nothing but a kernel can run their nodes.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -23,9 +24,13 @@ from tests.ops.cases import CASES, ROWS, OpCase
 from tests.ops.routes import Array, Route, agree, arrays, eager, graph, verify
 from tests.ops.test_body import spoil
 from tests.ops.test_equivalences import (
+    CONV_SSD,
     SCANS,
+    SEQUENCES,
     STEP_OF,
+    STEPS,
     in_pieces,
+    in_two,
     operand,
     part,
     position,
@@ -68,22 +73,24 @@ def _model(
 
 
 def route(
-    native: NativeProcess, case: OpCase, *, threads: int = 1, in_place: bool = False
+    native: NativeProcess, case: OpCase, *, threads: int = 1, in_place: Sequence[str] = ()
 ) -> Route:
-    """Return the route through the library; see `tests.ops.routes` for what a route is."""
+    """Return the route through the library; see `tests.ops.routes` for what a route is.
+
+    ``in_place`` are inputs that are overwritten by what they become.
+    """
     types = case.elements()
     wide = types["io"] is DType.bfloat16  # passes the runtime's boundary as float32
     op = case.op
     attributes = tuple(case.attributes.items())
     model = _model(op, attributes, types["io"], types["residual"], case.leading)
-    over = (op.output_sources[1], op.outputs[1].name) if in_place else None
 
     def run(inputs: Sequence[Array]) -> list[Array]:
         feeds = {
             s.name: value.astype(np.float32) if wide and s.element in ("io", "residual") else value
             for s, value in zip(op.inputs, inputs, strict=True)
         }
-        results = native.run(model, feeds, threads=threads, in_place=over)
+        results = native.run(model, feeds, threads=threads, in_place=in_place)
         return [
             value.astype(types[s.element].numpy)
             for s, value in zip(op.outputs, results, strict=True)
@@ -126,7 +133,7 @@ _SWEPT = [
     ),
     *(
         (op, letter, size)
-        for op in ("ssd_chunk_scan", "ssd_state_update")
+        for op in ("ssd_chunk_scan", "ssd_state_update", "conv_ssd_state_update")
         for letter in "PN"
         for size in (*_TAILS, 128, 257)
     ),
@@ -193,6 +200,19 @@ def test_splits_leave_the_state_of_the_whole(op: str, kind: str, native: NativeP
         agree(case.op, inputs, [y, state], whole)
 
 
+@pytest.mark.parametrize("case", CONV_SSD, ids=lambda case: case.name)
+def test_the_convolution_and_the_recurrence_in_one_are_the_two(
+    case: OpCase, native: NativeProcess
+) -> None:
+    """To the bit; so is the state beside that of a token's prefill, whose y may sum otherwise."""
+    inputs = arrays(case)
+    ours = route(native, case)(inputs)
+    same_bits(ours, in_two(case, inputs, functools.partial(route, native), STEPS))
+    token = in_two(case, inputs, functools.partial(route, native), SEQUENCES)
+    same_bits(ours[1:], token[1:])
+    agree(case.op, inputs, ours, token)
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_row_is_the_same_alone(case: OpCase, native: NativeProcess) -> None:
     """To the bit, and without its padding. One token is a step, whose y may sum otherwise."""
@@ -223,6 +243,7 @@ _WIDE = {
     "selective_state_update": {"B": 37, "D": 200, "N": 16},
     "ssd_chunk_scan": {"B": 3, "T": 77, "P": 64, "N": 65},
     "ssd_state_update": {"B": 37, "P": 64, "N": 65},
+    "conv_ssd_state_update": {"B": 37, "P": 64, "N": 65},
     "add_rms_norm": {"B": 7, "T": 33, "D": 770},
     "gated_rms_norm": {"B": 7, "T": 33, "D": 768},
 }
@@ -242,14 +263,24 @@ def test_threads_change_no_bit(op: Op, native: NativeProcess) -> None:
 # -- where states stand -----------------------------------------------------------------------
 
 
+def _overwritten(case: OpCase) -> Iterator[tuple[str, ...]]:
+    """Yield each input that an output may be written over, and all of them at once."""
+    names = [spec.name.removesuffix("_out") for spec in case.op.outputs[1:]]
+    if case.elements()["io"] is DType.bfloat16:
+        # The others pass the runtime's boundary through a cast, which copies.
+        names = [name for name in names if name == "ssm_state"]
+    for count in range(1, len(names) + 1):
+        yield from itertools.combinations(names, count)
+
+
 @pytest.mark.parametrize(
-    "case", [c for c in CASES if len(c.op.outputs) == 2], ids=lambda case: case.name
+    "case", [c for c in CASES if any(_overwritten(c))], ids=lambda case: case.name
 )
 def test_a_state_may_be_written_over_itself(case: OpCase, native: NativeProcess) -> None:
-    if case.elements()["io"] is DType.bfloat16 and case.op.outputs[1].element != "state":
-        pytest.skip("bfloat16 passes the runtime's boundary through a cast, which copies")
     inputs = arrays(case)
-    same_bits(route(native, case, in_place=True)(inputs), route(native, case)(inputs))
+    kept = route(native, case)(inputs)
+    for names in _overwritten(case):
+        same_bits(route(native, case, in_place=names)(inputs), kept)
 
 
 @pytest.mark.parametrize("op", SCANS)
@@ -298,7 +329,7 @@ def test_extreme_values_are_data(op: Op, poison: str, native: NativeProcess) -> 
 
 @pytest.mark.parametrize("value", [0.0, 0.5, -np.inf, np.nan])
 @pytest.mark.parametrize(
-    "op", ["selective_scan", "selective_state_update", "ssd_chunk_scan", "ssd_state_update"]
+    "op", [op.torch_name for op in OPS if any(spec.name == "A" for spec in op.inputs)]
 )
 def test_a_decay_that_is_not_negative(op: str, value: float, native: NativeProcess) -> None:
     """The exponent is clamped at 0, as in the eager body: a state never grows by itself."""

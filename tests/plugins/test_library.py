@@ -19,7 +19,7 @@ from mamba_export.dtypes import DType
 from mamba_export.ops import DOMAIN, OPS, PLUGIN_ATTRIBUTES, VERSION, Op
 from mamba_export.runtime.libraries import native_library
 from tests.ops import routes
-from tests.ops.cases import ROWS, OpCase
+from tests.ops.cases import ROWS, OpCase, lettered
 
 Array = np.ndarray[Any, Any]
 NAMES = [op.torch_name for op in OPS]
@@ -139,10 +139,14 @@ def test_output_shapes_and_types_are_inferred(op: Op, dtype: DType, library: Pat
         output.shape = None
     model.functions.clear()
     made = session(model, library)
-    inputs = {value.name: value for value in made.get_inputs()}
-    for spec, source, value in zip(op.outputs, op.output_sources, made.get_outputs(), strict=True):
-        twin = inputs[source]
-        assert (value.shape, value.type) == (twin.shape, twin.type), spec.name
+    inputs = list(zip(op.inputs, made.get_inputs(), strict=True))
+    types = {spec.element: value.type for spec, value in inputs}
+    sizes = dict(
+        pair for s, value in inputs for pair in zip(lettered(s, "BT"), value.shape, strict=True)
+    )
+    for spec, value in zip(op.outputs, made.get_outputs(), strict=True):
+        expected = [sizes[axis] for axis in lettered(spec, "BT")]
+        assert (value.shape, value.type) == (expected, types[spec.element]), spec.name
 
 
 # -- refusals ---------------------------------------------------------------------------------
@@ -287,6 +291,13 @@ RUNS = [
         "ssd_state_update",
         "SSDStateUpdate: nheads is 12, which 5 groups do not divide",
         {"B": shaped(5, 5, 6), "C": shaped(5, 5, 6)},
+    ),
+    Misuse(
+        "channels of heads and groups",
+        "conv_ssd_state_update",
+        "ConvSSDStateUpdate: channels is 178, expected nheads * headdim + 2 * ngroups * dstate, "
+        "which is 174",
+        {"ssm_state": shaped(5, 14, 5, 11)},
     ),
 ]
 

@@ -16,7 +16,7 @@ from benchmarks.cuda.kernel_library import call_of
 from benchmarks.cuda_cases import CUDA, CudaKernelCase
 from mamba_export.dtypes import DType
 
-SIZES = {"B": 2, "T": 5, "C": 8, "K": 4, "D": 8, "N": 6, "G": 1, "H": 4, "P": 3}
+SIZES = {"B": 2, "T": 5, "C": 24, "K": 4, "D": 8, "N": 6, "G": 1, "H": 4, "P": 3}
 STEP = {letter: size for letter, size in SIZES.items() if letter != "T"}
 
 
@@ -70,7 +70,7 @@ def test_the_call_of_a_kernel_has_every_size_and_attribute() -> None:
     assert (call.type, call.eps) == (1, pytest.approx(1e-5))
     op = op_named("causal_conv1d")
     call = call_of(op, draw(op, SIZES, torch.bfloat16, "cpu"), ATTRIBUTES[op.torch_name])
-    assert sizes(call) == {"B": 2, "T": 5, "C": 8, "K": 4}
+    assert sizes(call) == {"B": 2, "T": 5, "C": 24, "K": 4}
     assert (call.type, call.silu) == (2, 1)
     op = op_named("ssd_chunk_scan")
     call = call_of(op, draw(op, SIZES, torch.float32, "cpu"), ATTRIBUTES[op.torch_name])

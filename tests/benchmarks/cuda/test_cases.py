@@ -112,6 +112,7 @@ def test_a_share_of_the_bandwidth_is_asked_of_launches_that_take_long_enough() -
     judged = [case for case in KERNELS if "of_copy" in case.goals]
     assert {case.op for case in judged} == {
         "ssd_state_update",
+        "conv_ssd_state_update",
         "causal_conv1d",
         "causal_conv1d_update",
     }

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pytest
 import torch
 
-from benchmarks.cuda.inputs import ATTRIBUTES, draw, op_named, output_sources
+from benchmarks.cuda.inputs import ATTRIBUTES, draw, op_named
 from benchmarks.cuda.truth import MOST, part, said, take
 from benchmarks.cuda_cases import CUDA, CudaKernelCase
 
@@ -40,8 +40,6 @@ def test_the_outputs_of_a_part_are_that_part_of_the_outputs(name: str) -> None:
     chosen = part(op, SIZES, 1)
     assert len(chosen) == 2
     outputs = op(*inputs, **attributes)
-    for whole, source in zip(outputs, output_sources(op, inputs), strict=True):
-        assert (whole.shape, whole.dtype) == (source.shape, source.dtype)
     of_part = op(*take(op.inputs, inputs, chosen), **attributes)
     for mine, kept in zip(of_part, take(op.outputs, outputs, chosen), strict=True):
         torch.testing.assert_close(mine, kept)
@@ -64,6 +62,8 @@ def test_no_case_keeps_a_processor_for_long(case: CudaKernelCase) -> None:
     op, sizes = op_named(case.op), case.sizes()
     left = sizes | {axis: len(kept) for axis, kept in part(op, sizes).items()}
     letters = {axis[0] for spec in op.inputs for axis in spec.axes if axis != "..."}
+    if {"C", "H"} <= letters:  # one channel is one of a head's, not another factor
+        letters.remove("C")
     work = 1
     for letter in letters | ({"B", "T"} & set(sizes)):
         work *= left[letter]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.machinery
 import sys
 import types
 from collections.abc import Iterator
@@ -184,6 +185,47 @@ def test_a_step_searches_once_for_a_shape(
     inputs = draw(op, STEP, torch.float16, "cpu")
     cuda_kernels.PEERS[name].prepare(inputs, ATTRIBUTES[name])()
     assert mamba_ssm_triton.kernels()["selective_state_update"].launched[-1][1][-1] == 4
+
+
+def test_a_step_of_mamba2_convolves_first(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With kernels that compute, it is our op."""
+
+    def convolve(x, window, weight, bias, activation):
+        y, state = torch.ops.mamba_export.causal_conv1d_update(
+            x, weight, bias, window[:, :, 1:], activation=activation
+        )
+        window.copy_(torch.cat([window[:, :, :1], state], 2))
+        return y
+
+    def update(state, x, dt, A, B, C, D, *, z, dt_bias, dt_softplus):
+        y, advanced = torch.ops.mamba_export.ssd_state_update(
+            *(x, dt[:, :, 0], A[:, 0, 0], B, C, D[:, 0], dt_bias[:, 0]),
+            state.transpose(2, 3).contiguous(),
+            dt_softplus=dt_softplus,
+            dt_min=0.0,
+            dt_max=float("inf"),
+        )
+        state.copy_(advanced.transpose(2, 3))
+        return y
+
+    peer = cuda_kernels.PEERS["conv_ssd_state_update"]
+    assert peer.probe() == Skip("causal_conv1d is not installed")
+    convolution = types.ModuleType("causal_conv1d")
+    convolution.__spec__ = importlib.machinery.ModuleSpec("causal_conv1d", None)
+    convolution.causal_conv1d_update = convolve  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "causal_conv1d", convolution)
+    assert isinstance(peer.probe(), Peer)
+    module = mamba_ssm_triton.kernels()["selective_state_update"]
+    monkeypatch.setattr(module, "selective_state_update", update)
+    op = op_named("conv_ssd_state_update")
+    sizes = STEP | {"C": 4 * 8 + 2 * 2 * 16, "K": 4}
+    attributes = {**ATTRIBUTES[op.torch_name], "ngroups": 2}
+    inputs = draw(op, sizes, torch.float16, "cpu")
+    theirs = peer.prepare(inputs, attributes)()
+    for ours, other in zip(op(*inputs, **attributes), theirs, strict=True):
+        assert torch.equal(ours, other)
+    monkeypatch.setattr(mamba_ssm_triton, "NEEDED", ("no_such_triton",))
+    assert peer.probe() == Skip("not installed: no_such_triton")
 
 
 def test_a_scan_searches_for_the_length_of_its_chunks(
