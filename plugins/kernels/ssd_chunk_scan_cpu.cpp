@@ -184,8 +184,7 @@ void update_columns(const SSDStateUpdateParams& p, Vec a, const Vec* dtx, const 
 }
 
 template <class T>
-void update(const SSDStateUpdateParams& p, const SSDRows& rows, std::int64_t b,
-            std::int64_t head) {
+void update(const SSDStateUpdateParams& p, const SSDRows& rows, std::int64_t b, std::int64_t head) {
   const std::int64_t group = head / (p.nheads / p.ngroups);
   const std::int64_t from = b * rows.keys + group * p.dstate;
   const std::int64_t state = (b * p.nheads + head) * p.dstate * p.headdim;
