@@ -1,5 +1,6 @@
 // The convolution inside of the step: a block convolves what it needs itself, and B and C of a
-// group once for each of its blocks. They are few beside the state, and a launch less.
+// group once for each of its blocks: less work than a launch of its own, if not little. The past
+// columns must outlive the blocks that read them, so in place a copy of them comes first.
 #include "conv_ssd_state_update.h"
 #include "cuda_kernels.h"
 #include "ssd_state_update.cuh"

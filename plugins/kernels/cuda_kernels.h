@@ -1,6 +1,7 @@
 // The CUDA kernels. All are safe to capture in a CUDA graph: they allocate nothing, wait for
 // nothing, and read nothing of the device on the host. Which kernels run, and how many threads,
-// follows from the sizes, the types, the alignment of the operands and the device.
+// follows from the sizes, the types, the device, and where the operands lie: how they are aligned,
+// and whether a new state lies over the old one.
 #pragma once
 
 #include <cuda_runtime_api.h>

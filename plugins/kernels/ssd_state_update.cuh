@@ -72,7 +72,8 @@ __global__ void __launch_bounds__(kThreads) update(Update update, Feed feed) {
     return B_channel + r + (is_B ? 0 : keys);
   };
 
-  float x[n] = {}, dtx[n] = {}, y[n] = {};
+  const float* const x = fed + lane * n;
+  float dtx[n] = {}, y[n] = {};
   for (unsigned tile = 0; tile == 0 || tile < dstate; tile += kTile) {
     // The state comes from afar: ask for it before all else.
     float h[kInFlight][n];
@@ -103,10 +104,7 @@ __global__ void __launch_bounds__(kThreads) update(Update update, Feed feed) {
     __syncthreads();
     if (tile == 0 && inside) {
 #pragma unroll
-      for (int j = 0; j < n; ++j) {
-        x[j] = fed[lane * n + j];
-        dtx[j] = step * x[j];
-      }
+      for (int j = 0; j < n; ++j) dtx[j] = step * x[j];
     }
     const float a = carry;
 #pragma unroll
