@@ -144,8 +144,9 @@ std::int32_t PluginBase::getOutputShapes(const nvinfer1::DimsExprs* input_shapes
       known.emplace_back(input_shapes[i].nbDims, Known::kSize);  // or an expression of it
     }
     for (std::size_t i = 0; i < contract_.outputs.size; ++i) {
+      const auto axes = axes_of(contract_, contract_.outputs[i], known);
       shapes[i].nbDims = 0;
-      for (const auto [input, axis] : axes_of(contract_, contract_.outputs[i], known).value()) {
+      for (const auto [input, axis] : axes.value()) {
         shapes[i].d[shapes[i].nbDims++] = input_shapes[input].d[axis];
       }
     }
