@@ -139,9 +139,8 @@ std::optional<std::vector<InputAxis>> axes_of(const Contract& contract, const Te
     Known most = Known::kNothing;
     InputAxis best = {};
     for (std::size_t i = 0; i < inputs.size(); ++i) {
+      if (!fits(i) || (k < leading && leading_of(i) != leading)) continue;
       const Axes& axes = contract.inputs[i].axes;
-      if (!fits(i)) continue;
-      if (k < leading && (!axes.leading || leading_of(i) != leading)) continue;
       const std::size_t axis =
           k < leading ? k : leading_of(i) + axes.find(output.axes.axis[k - leading]);
       if (axis == inputs[i].size() || inputs[i][axis] <= most) continue;

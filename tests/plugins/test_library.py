@@ -220,7 +220,13 @@ GAPS = [
         {"y": ["B", "C"], "conv_state_out": ["B", "C", "K_1"]},
     ),
     Gap(
-        "an axis of one output",
+        "an axis of the first output",
+        "causal_conv1d",
+        {"x": ["B", None, "C"]},
+        {"y": UNKNOWN, "conv_state_out": ["B", "C", "K_1"]},
+    ),
+    Gap(
+        "an axis of the last output",
         "causal_conv1d_update",
         {"conv_state": ["B", "C", None]},
         {"y": ["B", "C"], "conv_state_out": UNKNOWN},
