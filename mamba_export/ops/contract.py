@@ -144,6 +144,7 @@ class Op:
             AttributeSpec(p.name, hints[p.name]) for p in parameters if p.kind is p.KEYWORD_ONLY
         )
         self.outputs = tuple(_tensor_spec(output, spec) for output, spec in outputs.items())
+        self._require_outputs_follow_inputs()
         self._body: Body | None = None
         self._contrib: Body | None = None
 
@@ -160,6 +161,22 @@ class Op:
         """Run the torch op: inputs by position, attributes by name."""
         results = self.torch_op(*inputs, **attributes)
         return (results,) if len(self.outputs) == 1 else typing.cast("tuple[Tensor, ...]", results)
+
+    def _require_outputs_follow_inputs(self) -> None:
+        elements = {spec.element: None for spec in self.inputs}
+        axes = {axis: None for spec in self.inputs for axis in spec.axes}
+        for spec in self.outputs:
+            where = f"{self.name}: output {spec.name!r}"
+            if spec.element not in elements:
+                raise ValueError(
+                    f"{where} has element type {spec.element!r}, expected that of an input: "
+                    f"{', '.join(elements)}"
+                )
+            for axis in spec.axes:
+                if axis not in axes:
+                    raise ValueError(
+                        f"{where} has axis {axis!r}, expected one of an input: {', '.join(axes)}"
+                    )
 
     # -- torch -------------------------------------------------------------------------------
 
@@ -347,10 +364,14 @@ def custom_op(name: str, *, outputs: Mapping[str, str]) -> Callable[[Callable[..
 
     Args:
         name: ONNX op type.
-        outputs: ``<element>[<axes>]`` of each output; an axis is that of some input.
+        outputs: ``<element>[<axes>]`` of each output; the element type and every axis are those of
+            some input.
 
     Each tensor parameter is ``Annotated[Tensor, "<element>[<axes>]"]``; keyword-only parameters of
     type bool, int, float or str are attributes.
+
+    Raises:
+        ValueError: an output has an element type or an axis of no input.
     """
     return lambda reference: Op(name, outputs, reference)
 

@@ -31,6 +31,10 @@ constexpr std::size_t kMaxRank = 8;
 struct Axis {
   char letter = 0;  // the size it belongs to, such as K
   int less = 0;     // by how much the axis is shorter: 1 for K-1
+
+  constexpr bool operator==(const Axis& other) const {
+    return letter == other.letter && less == other.less;
+  }
 };
 
 struct Axes {
@@ -49,6 +53,17 @@ struct Axes {
         axis[count++].letter = *at;
       }
     }
+  }
+
+  constexpr bool has_rank(std::size_t rank) const {
+    return leading ? rank >= count : rank == count;
+  }
+
+  // Which of those with a letter is like this one, or `count`.
+  constexpr std::size_t find(const Axis& wanted) const {
+    std::size_t i = 0;
+    while (i < count && !(axis[i] == wanted)) ++i;
+    return i;
   }
 };
 

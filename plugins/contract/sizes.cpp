@@ -23,6 +23,36 @@ bool agree(const Shape& a, const Shape& b) {
                     [](std::int64_t x, std::int64_t y) { return x == y || x < 0 || y < 0; });
 }
 
+// Whether every axis of an output, and its element type, are those of some input.
+constexpr bool follows_inputs(const Contract& contract, const TensorSpec& output) {
+  const auto some = [&](const auto& has) {
+    for (const TensorSpec& input : contract.inputs) {
+      if (has(input)) return true;
+    }
+    return false;
+  };
+  if (!some([&](const TensorSpec& input) { return input.element == output.element; })) return false;
+  if (output.axes.leading && !some([](const TensorSpec& input) { return input.axes.leading; })) {
+    return false;
+  }
+  for (std::size_t i = 0; i < output.axes.count; ++i) {
+    const Axis& axis = output.axes.axis[i];
+    const auto has = [&](const TensorSpec& input) {
+      return input.axes.find(axis) < input.axes.count;
+    };
+    if (!some(has)) return false;
+  }
+  return true;
+}
+
+constexpr bool outputs_follow_inputs() {
+  for (const TensorSpec& output : kOutputs) {
+    if (!follows_inputs(contract_of(output.op), output)) return false;
+  }
+  return true;
+}
+static_assert(outputs_follow_inputs(), "an output has an axis or an element type of no input");
+
 }  // namespace
 
 std::string Sizes::described() const {
@@ -53,10 +83,7 @@ void Sizes::add(const TensorSpec& spec, const Shape& shape) {
     throw NodeError(must() + ", so " + axis + " = " + found + ", but '" + other + "' has " + axis +
                     " = " + expected);
   };
-  if (shape.rank > kMaxRank || shape.rank < axes.count ||
-      (shape.rank > axes.count && !axes.leading)) {
-    throw NodeError(must());
-  }
+  if (shape.rank > kMaxRank || !axes.has_rank(shape.rank)) throw NodeError(must());
   const std::size_t first = shape.rank - axes.count;
   if (axes.leading) {
     Shape found = shape;
@@ -92,13 +119,38 @@ Shape Sizes::shape_of(const TensorSpec& spec) const {
   return shape;
 }
 
-AxisSource source_of(const Contract& contract, const Axis& axis) {
-  for (std::size_t input = 0;; ++input) {
-    const Axes& axes = contract.inputs[input].axes;
-    for (std::size_t i = 0; i < axes.count; ++i) {
-      if (axes.axis[i].letter == axis.letter && axes.axis[i].less == axis.less) return {input, i};
-    }
+std::optional<std::vector<InputAxis>> axes_of(const Contract& contract, const TensorSpec& output,
+                                              const std::vector<std::vector<Known>>& inputs) {
+  const auto fits = [&](std::size_t i) {
+    return contract.inputs[i].axes.has_rank(inputs[i].size());
+  };
+  const auto leading_of = [&](std::size_t i) {
+    return inputs[i].size() - contract.inputs[i].axes.count;
+  };
+  std::size_t leading = 0;
+  if (output.axes.leading) {
+    std::size_t i = 0;
+    while (i < inputs.size() && !(contract.inputs[i].axes.leading && fits(i))) ++i;
+    if (i == inputs.size()) return std::nullopt;
+    leading = leading_of(i);
   }
+  std::vector<InputAxis> found;
+  for (std::size_t k = 0; k < leading + output.axes.count; ++k) {
+    Known most = Known::kNothing;
+    InputAxis best = {};
+    for (std::size_t i = 0; i < inputs.size(); ++i) {
+      if (!fits(i) || (k < leading && leading_of(i) != leading)) continue;
+      const Axes& axes = contract.inputs[i].axes;
+      const std::size_t axis =
+          k < leading ? k : leading_of(i) + axes.find(output.axes.axis[k - leading]);
+      if (axis == inputs[i].size() || inputs[i][axis] <= most) continue;
+      most = inputs[i][axis];
+      best = {i, axis};
+    }
+    if (most == Known::kNothing) return std::nullopt;
+    found.push_back(best);
+  }
+  return found;
 }
 
 std::size_t input_with(const Contract& contract, Element element) {

@@ -3,7 +3,9 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "contract.h"
 
@@ -46,31 +48,22 @@ class Sizes {
   const char* leading_input_ = nullptr;
 };
 
-// Where an output has the size of an axis from: an input, and which of its lettered axes it is.
-struct AxisSource {
+// How much is known of the size of an axis; more is greater.
+enum class Known : std::uint8_t { kNothing, kName, kSize };
+
+struct InputAxis {
   std::size_t input;
   std::size_t axis;
 };
 
-// Both must be of some input.
-AxisSource source_of(const Contract& contract, const Axis& axis);
-std::size_t input_with(const Contract& contract, Element element);
+// Returns for each axis of an output where its size is among the axes of all inputs: of those that
+// the contract says are the same, the first of which most is known. Returns none if nothing is
+// known of one. An input whose rank does not fit the contract, as of an unknown shape, says
+// nothing.
+std::optional<std::vector<InputAxis>> axes_of(const Contract& contract, const TensorSpec& output,
+                                              const std::vector<std::vector<Known>>& inputs);
 
-// Calls take(input, axis) for every axis of an output, with where its size is among the shapes of
-// the inputs, which have `rank(input)` axes.
-template <class Rank, class Take>
-void for_each_axis(const Contract& contract, const TensorSpec& output, const Rank& rank,
-                   const Take& take) {
-  const auto leading = [&](std::size_t i) { return rank(i) - contract.inputs[i].axes.count; };
-  if (output.axes.leading) {
-    std::size_t input = 0;
-    while (!contract.inputs[input].axes.leading) ++input;
-    for (std::size_t axis = 0; axis < leading(input); ++axis) take(input, axis);
-  }
-  for (std::size_t i = 0; i < output.axes.count; ++i) {
-    const AxisSource source = source_of(contract, output.axes.axis[i]);
-    take(source.input, leading(source.input) + source.axis);
-  }
-}
+// The first input with the element type of an output.
+std::size_t input_with(const Contract& contract, Element element);
 
 }  // namespace mamba_export

@@ -29,7 +29,7 @@ struct Kernels {
 #define MAMBA_EXPORT_MEMBER(Op, kernel) void (*kernel)(const Op##Params&, const ParallelFor&);
   MAMBA_EXPORT_FOR_EACH_OP(MAMBA_EXPORT_MEMBER)
 #undef MAMBA_EXPORT_MEMBER
-  // The parts of a sequence, its steps, and two ops in the place of one leave the whole's bits.
+  // The parts of a sequence, and its steps, leave the whole's bits.
   bool exact = true;
   bool matrices = false;  // SSDChunkScan rounds what it multiplies as matrices to 16 bits
 };

@@ -35,8 +35,17 @@ namespace {
 // What the runtime knows of a tensor's shape; no axes where it knows nothing.
 struct KnownShape {
   ONNXTensorElementDataType type;
-  std::vector<std::int64_t> dims;  // -1: only a name is known
+  std::vector<std::int64_t> dims;  // -1: not known
   std::vector<const char*> names;  // empty: none
+
+  std::vector<Known> known() const {
+    std::vector<Known> known;
+    for (std::size_t i = 0; i < dims.size(); ++i) {
+      const Known unsized = *names[i] == '\0' ? Known::kNothing : Known::kName;
+      known.push_back(dims[i] < 0 ? unsized : Known::kSize);
+    }
+    return known;
+  }
 };
 
 KnownShape known_shape(const OrtApi& api, const OrtShapeInferContext* context, std::size_t input) {
@@ -78,20 +87,22 @@ OrtStatusPtr infer_shapes(const OrtApi& api, const Contract& contract,
                           OrtShapeInferContext* context) noexcept {
   return guarded(api, [&] {
     std::vector<KnownShape> inputs;
+    std::vector<std::vector<Known>> known;
     for (std::size_t i = 0; i < contract.inputs.size; ++i) {
       inputs.push_back(known_shape(api, context, i));
-      // An unknown shape comes as one without axes. What does not fit is refused when it runs.
-      if (inputs.back().dims.size() < contract.inputs[i].axes.count) return;
+      known.push_back(inputs.back().known());
     }
     for (std::size_t i = 0; i < contract.outputs.size; ++i) {
       const TensorSpec& spec = contract.outputs[i];
+      const auto axes = axes_of(contract, spec, known);
+      // The runtime would take an axis of which nothing is known for one of size -1, which agrees
+      // with no other; without a shape, what the graph itself declares holds.
+      if (!axes) continue;
       KnownShape shape{inputs[input_with(contract, spec.element)].type, {}, {}};
-      for_each_axis(
-          contract, spec, [&](std::size_t input) { return inputs[input].dims.size(); },
-          [&](std::size_t input, std::size_t axis) {
-            shape.dims.push_back(inputs[input].dims[axis]);
-            shape.names.push_back(inputs[input].names[axis]);
-          });
+      for (const auto [input, axis] : *axes) {
+        shape.dims.push_back(inputs[input].dims[axis]);
+        shape.names.push_back(inputs[input].names[axis]);
+      }
       set_shape(api, context, i, std::move(shape));
     }
   });

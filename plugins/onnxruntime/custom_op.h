@@ -17,7 +17,7 @@ namespace mamba_export::ort {
 
 ONNXTensorElementDataType onnx_type(Element element, Types types);
 
-// Gives every output the shape and type of the first input that is declared like it.
+// Gives the outputs, as far as their shapes are known, those that their axes have in the inputs.
 OrtStatusPtr infer_shapes(const OrtApi& api, const Contract& contract,
                           OrtShapeInferContext* context) noexcept;
 

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <utility>
+#include <vector>
 
 #include "log.h"
 #include "node_error.h"
@@ -138,14 +139,16 @@ std::int32_t PluginBase::getOutputShapes(const nvinfer1::DimsExprs* input_shapes
   return reported(kFailed, [&] {
     require_arity(inputs, outputs);
     sizes_of(contract_, [&](std::size_t i) { return shape_of(input_shapes[i]); });
+    std::vector<std::vector<Known>> known;
+    for (std::int32_t i = 0; i < inputs; ++i) {
+      known.emplace_back(input_shapes[i].nbDims, Known::kSize);  // or an expression of it
+    }
     for (std::size_t i = 0; i < contract_.outputs.size; ++i) {
+      const auto axes = axes_of(contract_, contract_.outputs[i], known);
       shapes[i].nbDims = 0;
-      for_each_axis(
-          contract_, contract_.outputs[i],
-          [&](std::size_t input) { return static_cast<std::size_t>(input_shapes[input].nbDims); },
-          [&](std::size_t input, std::size_t axis) {
-            shapes[i].d[shapes[i].nbDims++] = input_shapes[input].d[axis];
-          });
+      for (const auto [input, axis] : axes.value()) {
+        shapes[i].d[shapes[i].nbDims++] = input_shapes[input].d[axis];
+      }
     }
     return kOk;
   });

@@ -64,7 +64,7 @@ void check_split(GuardedCall& guarded, const Kernels& kernels, const Case& c,
 void check_row(GuardedCall& guarded, const Kernels& kernels, const Case& c,
                const Expected& expected, const Outputs& whole, Random& random, Counts& counts);
 
-// Two ops in one give the bits of these two, one after the other. For exact kernels.
+// Two ops in one give the bits of these two, one after the other.
 void check_chain(GuardedCall& guarded, const Kernels& kernels, const Case& c, const Outputs& whole,
                  Counts& counts);
 

@@ -113,6 +113,15 @@ CUDA = [
         "activated ? silu(sum) : sum",
     ),
     bug(
+        "a convolution whose bias is added last, and not first",
+        _STEP_IN_ONE,
+        "fuzz:ConvSSDStateUpdate",
+        "float sum = to_float(asked.bias);",
+        "float sum = 0.0f;",
+        "activated ? silu(sum) : sum",
+        "activated ? silu(sum + to_float(asked.bias)) : sum + to_float(asked.bias)",
+    ),
+    bug(
         "columns overwritten before other blocks read them",
         _STEP_IN_ONE,
         "fuzz:ConvSSDStateUpdate",

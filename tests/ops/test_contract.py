@@ -299,6 +299,27 @@ def test_an_unknown_element_type_is_refused() -> None:
         custom_op("Nothing", outputs={"y": "io[B]"})(reference)
 
 
+@pytest.mark.parametrize(
+    ("output", "problem"),
+    [
+        ("f32[B]", "has element type 'f32', expected that of an input: io, state"),
+        ("io[B,N]", "has axis 'N', expected one of an input: B, K-1, K"),
+        ("io[B,K-2]", "has axis 'K-2', expected one of an input: B, K-1, K"),
+        ("io[...,K]", "has axis '...', expected one of an input: B, K-1, K"),
+        ("io", "has axis '', expected one of an input: B, K-1, K"),
+    ],
+)
+def test_an_output_that_no_input_is_like_is_refused(output: str, problem: str) -> None:
+    def reference(
+        x: Annotated[Tensor, "io[B,K-1]"], h: Annotated[Tensor, "state[B,K]"]
+    ) -> tuple[Tensor, ...]:
+        return x, h
+
+    with pytest.raises(ValueError) as caught:
+        custom_op("Nothing", outputs={"x_out": "io[B,K-1]", "y": output})(reference)
+    assert str(caught.value) == f"Nothing: output 'y' {problem}"
+
+
 def test_an_op_without_a_body_says_so() -> None:
     bare = Op.__new__(Op)
     bare.name, bare._body, bare._contrib, bare.attributes = "Bare", None, None, ()
