@@ -16,8 +16,8 @@ from types import TracebackType
 from typing_extensions import Self
 
 from mamba_export.errors import BusyError, OutputError, StorageError
-from mamba_export.graph.kinds import Kind, kind_of
 from mamba_export.graph.remains import owner_file, owner_record, remove, sweep
+from mamba_export.kinds import Kind, kind_of
 
 _RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2
 _AT_FDCWD = -100
