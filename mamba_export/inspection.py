@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mamba_export.arguments import path_text
 from mamba_export.checkpoint import Checkpoint, load_checkpoint
 from mamba_export.dtypes import DType
-from mamba_export.engine.directory import Engine, is_engine
+from mamba_export.engine.directory import Engine
 from mamba_export.errors import ArtifactError, UnsupportedModelError
 from mamba_export.graph.artifact import Artifact, Manifest, Quantization
+from mamba_export.kinds import Kind, kind_of
 from mamba_export.runtime.libraries import NativeLibrary, native_library
 
 if TYPE_CHECKING:
@@ -207,8 +209,8 @@ def inspect_path(
     """Describe an artifact, an engine or a checkpoint.
 
     Args:
-        path: a directory, or the hub id of a checkpoint. A directory with a manifest or a
-            `model.onnx` is an artifact, one with an `engine.json` an engine.
+        path: a directory, or the hub id of a checkpoint. One that no command here wrote is a
+            checkpoint.
         verify: hash the files of an artifact or engine and compare them with its manifest. Without
             it, of an engine all but the plan are hashed.
 
@@ -217,10 +219,11 @@ def inspect_path(
         ArtifactError: files of an artifact or engine are damaged; the file is named.
         CheckpointError: a checkpoint is malformed.
     """
-    if is_engine(path):
-        return describe_engine(Engine.load(path, verify=verify), verified=verify)
-    directory = Path(path)
-    if any((directory / name).is_file() for name in ("manifest.json", "model.onnx")):
+    directory = Path(path_text(path, "path"))
+    kind = kind_of(directory)
+    if kind is Kind.engine:
+        return describe_engine(Engine.load(directory, verify=verify), verified=verify)
+    if kind is Kind.artifact:
         return describe_artifact(Artifact.load(directory, verify=verify), verified=verify)
     return describe_checkpoint(load_checkpoint(path))
 

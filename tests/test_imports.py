@@ -24,11 +24,17 @@ HEAVY = {
 
 # Room -> what it may import of this package, beside itself; "x.*" is x and all below it.
 # The longest room that a module lies in decides.
-BASE = ("mamba_export.errors", "mamba_export.arguments", "mamba_export.dtypes")
+BASE = (
+    "mamba_export.errors",
+    "mamba_export.arguments",
+    "mamba_export.dtypes",
+    "mamba_export.kinds",
+)
 LAW = {
     "errors": (),
     "arguments": ("mamba_export.errors",),
     "dtypes": ("mamba_export.errors",),
+    "kinds": (),
     "environment": ("mamba_export", "mamba_export.runtime.libraries"),  # its version
     "inspection": (
         *BASE,
@@ -58,7 +64,6 @@ LAW = {
     "graph.artifact": (
         *BASE,
         "mamba_export",
-        "mamba_export.graph.kinds",
         "mamba_export.graph.sealed_files",
         "mamba_export.models.state",
     ),
@@ -68,7 +73,6 @@ LAW = {
         "mamba_export",  # its version
         "mamba_export.graph.artifact",
         "mamba_export.graph.atomic_directory",
-        "mamba_export.graph.kinds",
         "mamba_export.graph.passes.*",
         "mamba_export.graph.sealed_files",
         "mamba_export.models.state",

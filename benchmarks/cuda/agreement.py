@@ -1,4 +1,4 @@
-"""Nothing wrong is timed: ours in 16 bits and a peer beside the CPU's kernel in float32."""
+"""Nothing wrong is timed: ours in 16 bits and a peer beside the CPU's kernel."""
 
 from __future__ import annotations
 
@@ -43,29 +43,27 @@ def distance(found: Tensor, reference: Tensor) -> tuple[float, float]:
 def tolerance(op: Op, output: str, dtype: DType) -> Tolerance:
     """Return what an output may differ by, where activations are of ``dtype``."""
     spec = next(spec for spec in op.outputs if spec.name == output)
-    # They round to 16 bits on their way, where the CPU in float32 does not.
-    rounds = op.torch_name in ("ssd_chunk_scan", "conv_ssd_state_update")
     if output == "y":
-        return op_tolerance("ssd_chunk_scan" if rounds else op.torch_name, dtype)
+        return op_tolerance(op.torch_name, dtype)
     if spec.element == "residual":
         return residual_tolerance(DType.float32)
     if spec.element == "io":
         return EXACT
-    if rounds:
+    if op.torch_name == "ssd_chunk_scan":
         return STATES_16BIT_PRODUCTS[dtype]
     return state_tolerance(op.torch_name, dtype)
 
 
 def disagreement(
-    op: Op, dtype: DType, ours: Sequence[Tensor], float32: Sequence[Tensor]
+    op: Op, dtype: DType, ours: Sequence[Tensor], exact: Sequence[Tensor]
 ) -> tuple[str, dict[str, float]]:
-    """Compare our outputs with those that the CPU makes of the same inputs in float32.
+    """Compare our outputs with those that the CPU makes of the same inputs; see `truth.truth`.
 
     Returns:
         What is wrong, or nothing, and the relative RMS of each output.
     """
     found, wrong = {}, []
-    for spec, mine, reference in zip(op.outputs, ours, float32, strict=True):
+    for spec, mine, reference in zip(op.outputs, ours, exact, strict=True):
         limit = tolerance(op, spec.name, dtype)
         rms, largest = distance(mine, reference)
         found[spec.name] = rms
@@ -75,12 +73,12 @@ def disagreement(
 
 
 def other_function(
-    op: Op, theirs: Sequence[Tensor], float32: Sequence[Tensor]
+    op: Op, theirs: Sequence[Tensor], exact: Sequence[Tensor]
 ) -> tuple[str, dict[str, float]]:
-    """Compare a peer's outputs with the CPU's in float32; returns as above."""
+    """Compare a peer's outputs with the CPU's; returns as above."""
     found = {
         spec.name: distance(other, reference)[0]
-        for spec, other, reference in zip(op.outputs, theirs, float32, strict=True)
+        for spec, other, reference in zip(op.outputs, theirs, exact, strict=True)
     }
     wrong = [f"{n} is off by {rms:.1e}" for n, rms in found.items() if not rms <= SAME_FUNCTION]
     return "; ".join(wrong), found

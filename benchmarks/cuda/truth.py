@@ -1,7 +1,8 @@
 """What a kernel on a device is checked against: the CPU's kernel in float32, of the same operands.
 
-That is other code. Of what would take it long, it computes a part: some of the batch and some
-channels or heads, the first and the last among them, each with all of its tokens.
+That is other code. Where an op rounds on its way, the CPU does so, too, in the activations' type.
+Of what would take it long, it computes a part: some of the batch and some channels or heads, the
+first and the last among them, each with all of its tokens.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 CHANNELS = {"causal_conv1d": "C", "selective_scan": "D", "ssd_chunk_scan": "H"}
 """The axis of an op over a sequence, beside the batch, along which nothing is exchanged."""
+ROUNDING = ("conv_ssd_state_update",)
+"""Ops that round to the activations' type before their recurrence: in float32 it is another one."""
 MOST = 1 << 29
 """Products of the sizes of all axes, each 0.05 to 2 ns of one processor."""
 
@@ -68,7 +71,9 @@ def truth(
 ) -> list[Tensor]:
     """Return that part of the outputs, computed by the CPU, where the inputs are."""
     operands = [tensor.cpu() for tensor in take(op.inputs, inputs, chosen)]
-    outputs = kernels.run_on_cpu(op, in_float32(op, operands), attributes)
+    if op.torch_name not in ROUNDING:
+        operands = in_float32(op, operands)
+    outputs = kernels.run_on_cpu(op, operands, attributes)
     return [output.to(inputs[0].device) for output in outputs]
 
 

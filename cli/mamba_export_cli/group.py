@@ -33,8 +33,7 @@ class GuardedGroup(TyperGroup):
         try:
             status = super().main(arguments, *rest, **extra)
         except typer.TyperException as error:
-            known = arguments and arguments[0] in self.commands
-            command = f"mamba-export {arguments[0]}" if known else "mamba-export"
+            command = self.commands.get(arguments[0]) if arguments else None
             status = self._fail(_as_usage_error(error, command, arguments))
         sys.exit(status if isinstance(status, int) else 0)
 
@@ -77,9 +76,19 @@ def _values(option: str, arguments: list[str]) -> list[str]:
     return [*following, *joined]
 
 
-def _as_usage_error(error: typer.TyperException, command: str, arguments: list[str]) -> UsageError:
+def _takes(command: Any) -> str:
+    """Say what a command takes without the name of an option."""
+    ones = [f"one {each.metavar}" for each in command.params if each.param_type_name == "argument"]
+    takes = f"it takes {' and '.join(ones) or 'options only'}"
+    if any("--prompt" in each.opts for each in command.params):
+        return f"{takes}, and text as --prompt TEXT"
+    return takes
+
+
+def _as_usage_error(error: typer.TyperException, command: Any, arguments: list[str]) -> UsageError:
+    """Return an error of the parser as ours; the command is None where it is not known."""
     message = error.format_message().replace("Value error, ", "")
-    hint = f"see {command} --help"
+    hint = f"see mamba-export {command.name} --help" if command else "see mamba-export --help"
     choices: list[str] = []
     found = None
     if match := _NOT_A_CHOICE.search(message):
@@ -88,8 +97,8 @@ def _as_usage_error(error: typer.TyperException, command: str, arguments: list[s
             hint = f"did you mean {near[0]}? {hint}"
     elif match := _INVALID.match(message):
         found = ", ".join(_values(match["option"], arguments))
-    elif "unexpected extra argument" in message:
-        hint = f"put the name of an option before its value, such as --format json; {hint}"
+    elif command and "unexpected extra argument" in message:
+        hint = f"{_takes(command)}; {hint}"
     return UsageError(
         escaped(message, 2000),
         hint=hint,

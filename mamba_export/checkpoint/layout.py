@@ -22,9 +22,17 @@ from mamba_export.errors import (
     UnsupportedModelError,
     UsageError,
 )
+from mamba_export.kinds import Kind, kind_of
 
 CONFIG_LIMIT = 10_000_000
 _MEGATRON = "mp_rank_00/model_optim_rng.pt"
+# What to do with a directory that was written here, where a checkpoint is wanted.
+_WRITTEN = {
+    Kind.artifact: "run, parity, bench, quantize, trt and inspect take an artifact; to export "
+    "again, give the checkpoint it was made from",
+    Kind.engine: "run, parity, bench and inspect take an engine; to export again, give the "
+    "checkpoint that its artifact was made from",
+}
 
 
 @dataclass(frozen=True)
@@ -62,25 +70,14 @@ def find_layout(directory: Path) -> Layout:
     if config is None and params is None:
         _refuse_megatron(directory)
         names = list_names(directory)
-        if {"manifest.json", "model.onnx"} <= set(names):
+        if (kind := kind_of(directory)) is not None:
             raise UsageError(
-                "this is an artifact already, not a checkpoint",
-                "run, parity, bench, quantize, trt and inspect take an artifact; to export again, "
-                "give the checkpoint it was made from",
-                code="checkpoint.is_artifact",
+                f"this is an {kind.value}, not a checkpoint",
+                _WRITTEN[kind],
+                code=f"checkpoint.is_{kind.value}",
                 file=shown(str(directory)),
                 expected="config.json and weights of a checkpoint",
-                found="manifest.json and model.onnx",
-            )
-        if {"engine.json", "model.engine"} <= set(names):
-            raise UsageError(
-                "this is an engine, not a checkpoint",
-                "run, parity, bench and inspect take an engine; to export again, give the "
-                "checkpoint that its artifact was made from",
-                code="checkpoint.is_engine",
-                file=shown(str(directory)),
-                expected="config.json and weights of a checkpoint",
-                found="engine.json and model.engine",
+                found=" and ".join(kind.files),
             )
         raise MissingInputError(
             "no config in the directory",

@@ -26,8 +26,8 @@ from mamba_export.engine.write import write_engine
 from mamba_export.errors import CapabilityError, EngineError
 from mamba_export.graph.artifact import DATA_FILE, MANIFEST, Artifact
 from mamba_export.graph.atomic_directory import AtomicDirectory
-from mamba_export.graph.kinds import Kind
 from mamba_export.graph.sealed_files import sha256
+from mamba_export.kinds import Kind
 from mamba_export.runtime.libraries import PluginLibrary, plugin_library
 
 _BFLOAT16_SINCE = (8, 0)  # Ampere; a compiler for older GPUs stops at the first such tensor

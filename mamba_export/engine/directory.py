@@ -19,7 +19,6 @@ from mamba_export.engine.options import EngineOptions
 from mamba_export.engine.runtimes import EngineRuntime
 from mamba_export.errors import ArtifactError, MissingInputError, UsageError
 from mamba_export.graph.artifact import Manifest
-from mamba_export.graph.kinds import Kind, kind_of
 from mamba_export.graph.sealed_files import (
     MALFORMED,
     Seal,
@@ -27,6 +26,7 @@ from mamba_export.graph.sealed_files import (
     read_manifest,
     seal_problems,
 )
+from mamba_export.kinds import Kind, kind_of
 
 ENGINE_MANIFEST = "engine.json"
 PLAN = "model.engine"

@@ -26,7 +26,7 @@ from mamba_export.engine.write import write_engine
 from mamba_export.errors import EngineError, UsageError
 from mamba_export.graph.artifact import DATA_FILE, Artifact
 from mamba_export.graph.atomic_directory import AtomicDirectory
-from mamba_export.graph.kinds import Kind
+from mamba_export.kinds import Kind
 from mamba_export.runtime.libraries import PluginLibrary, plugin_library
 
 

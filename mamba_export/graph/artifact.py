@@ -12,7 +12,6 @@ from typing import Any
 from mamba_export.arguments import path_text
 from mamba_export.dtypes import DType
 from mamba_export.errors import ArtifactError, MissingInputError, UsageError
-from mamba_export.graph.kinds import Kind, kind_of
 from mamba_export.graph.sealed_files import (
     MALFORMED,
     Seal,
@@ -20,6 +19,7 @@ from mamba_export.graph.sealed_files import (
     read_manifest,
     seal_problems,
 )
+from mamba_export.kinds import Kind, kind_of
 from mamba_export.models.state import IoNames, StateSpec
 
 MANIFEST = "manifest.json"

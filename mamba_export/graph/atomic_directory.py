@@ -16,11 +16,13 @@ from types import TracebackType
 from typing_extensions import Self
 
 from mamba_export.errors import BusyError, OutputError, StorageError
-from mamba_export.graph.kinds import Kind, kind_of
 from mamba_export.graph.remains import owner_file, owner_record, remove, sweep
+from mamba_export.kinds import Kind, kind_of
 
 _RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2
 _AT_FDCWD = -100
+_FEW = 5
+"""Names of a directory that a message tells."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -149,7 +151,8 @@ class AtomicDirectory:
 
     def _check_parents(self) -> None:
         """Check that no artifact or engine would get a file that its manifest does not know."""
-        for parent in self.target.parents:
+        # Whatever links lead there: a file lies in all that is above its real place.
+        for parent in Path(os.path.realpath(self.target)).parents:
             if (kind := kind_of(parent)) is not None:
                 raise OutputError(
                     f"the output lies in an {kind.value}, which holds its own files only",
@@ -288,7 +291,11 @@ def _described(path: Path) -> str:
         names = sorted(os.listdir(path))
     except OSError as error:
         return f"a directory: {error.strerror}"
-    return f"a directory of {', '.join(names)}" if names else "an empty directory"
+    if not names:
+        return "an empty directory"
+    few = ", ".join(names[:_FEW])
+    more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
+    return f"a directory of {few}{more}"
 
 
 def _flush(path: Path) -> None:

@@ -114,8 +114,9 @@ def check_parity(
     opened = Artifact(built.path, built.model) if built else Artifact.load(artifact, verify=True)
     if against is not None:
         _check_same_model(opened, against)
-    judge = _judge(opened, chosen, against)
-    rival = None if against is None else load_rival(chosen, against, opened.manifest.dtype)
+    judge, rival = _judge(opened, chosen, against, progress), None
+    if against is not None:
+        rival = load_rival(chosen, against, opened.manifest.dtype, progress)
     with _open(opened, device, native) as session:
         length = _enough_tokens(opened.manifest) if tokens is None else tokens
         rows = min(_BATCH, built.manifest.options.max_batch) if built else _BATCH
@@ -233,7 +234,10 @@ def _open(artifact: Artifact, device: str | None, native: bool | None) -> Sessio
 
 
 def _judge(
-    artifact: Artifact, reference: Reference, against: str | os.PathLike[str] | None
+    artifact: Artifact,
+    reference: Reference,
+    against: str | os.PathLike[str] | None,
+    progress: Progress | None,
 ) -> ReferenceModel:
     """Return what an artifact is compared with."""
     if artifact.manifest.quantization is None:
@@ -246,7 +250,7 @@ def _judge(
                 option="against",
                 expected="a checkpoint",
             )
-        return load_reference(reference, against)
+        return load_reference(reference, against, progress)
     if reference is not Reference.eager:
         raise UsageError(
             f"{reference.value} cannot run the integers of a quantised artifact",

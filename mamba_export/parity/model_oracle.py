@@ -20,6 +20,7 @@ from mamba_export.parity.references import LayerState, ReferenceRun
 
 if TYPE_CHECKING:
     from mamba_export.checkpoint import Checkpoint
+    from mamba_export.parity.equivalence import Progress
 
 
 def reference_logits(checkpoint: Checkpoint, input_ids: Array) -> ReferenceRun:
@@ -43,6 +44,7 @@ class ModelOracle:
 
     Args:
         checkpoint: of the families mamba, falcon_mamba or mamba2, in any layout.
+        progress: called with `name`, the layers done and the layers that there are.
 
     Raises:
         CapabilityError: the oracle does not know the family or one of its options.
@@ -50,8 +52,9 @@ class ModelOracle:
 
     name = "float64 oracle"
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, progress: Progress | None = None) -> None:
         self._checkpoint = checkpoint
+        self._progress = progress
         self._options = _options(checkpoint)
         self._prefix = "model." if checkpoint.layout == "mistral" else ""
 
@@ -60,7 +63,8 @@ class ModelOracle:
         embedding = self._embedding()
         hidden = embedding[np.asarray(input_ids)]
         states: dict[LayerState, Array] = {}
-        for layer in range(self._options["n_layer"]):
+        n_layer = self._options["n_layer"]
+        for layer in range(n_layer):
             path = f"backbone.layers.{layer}."
             normed = self._norm(hidden, path + "norm")
             mixer = _mamba2_mixer if self._options["core"] == "mamba2" else _mamba_mixer
@@ -69,6 +73,8 @@ class ModelOracle:
             hidden = hidden + mixed
             states[layer, "conv"] = conv_state
             states[layer, "recurrent"] = ssm_state
+            if self._progress is not None:
+                self._progress(self.name, layer + 1, n_layer)
         tied = self._options["tied"] or not self._has("lm_head.weight")
         head = embedding if tied else self._tensor("lm_head.weight")
         return ReferenceRun(self._norm(hidden, "backbone.norm_f") @ head.T, states)

@@ -6,12 +6,15 @@ import enum
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
 from mamba_export.dtypes import DType
 from mamba_export.parity.metrics import Array
+
+if TYPE_CHECKING:
+    from mamba_export.parity.equivalence import Progress
 
 StateKind = Literal["conv", "recurrent"]
 LayerState = tuple[int, StateKind]
@@ -89,12 +92,15 @@ class EagerReference:
         return ReferenceRun(logits, states)
 
 
-def load_reference(reference: Reference, source: str | os.PathLike[str]) -> ReferenceModel:
+def load_reference(
+    reference: Reference, source: str | os.PathLike[str], progress: Progress | None = None
+) -> ReferenceModel:
     """Load a checkpoint into a reference implementation.
 
     Args:
         reference: which.
         source: the checkpoint's directory or hub id.
+        progress: called by the float64 oracle, which may take minutes, after each layer.
 
     Raises:
         CapabilityError: this machine or that implementation cannot run the checkpoint.
@@ -107,7 +113,7 @@ def load_reference(reference: Reference, source: str | os.PathLike[str]) -> Refe
     if reference is Reference.oracle:
         from mamba_export.parity.model_oracle import ModelOracle
 
-        return ModelOracle(checkpoint)
+        return ModelOracle(checkpoint, progress)
     if reference is Reference.transformers:
         from mamba_export.parity.transformers_reference import TransformersReference
 
@@ -117,13 +123,19 @@ def load_reference(reference: Reference, source: str | os.PathLike[str]) -> Refe
     return MambaSsmReference(checkpoint)
 
 
-def load_rival(reference: Reference, source: str | os.PathLike[str], dtype: DType) -> Rival | None:
+def load_rival(
+    reference: Reference,
+    source: str | os.PathLike[str],
+    dtype: DType,
+    progress: Progress | None = None,
+) -> Rival | None:
     """Load an implementation that rounds as an artifact does, and the float64 oracle.
 
     Args:
         reference: whose.
         source: the checkpoint's directory or hub id.
         dtype: of the artifact.
+        progress: as for :func:`load_reference`.
 
     Returns:
         Both; None where the artifact is float32, or nobody is compared with.
@@ -138,5 +150,5 @@ def load_rival(reference: Reference, source: str | os.PathLike[str], dtype: DTyp
     from mamba_export.parity.model_oracle import ModelOracle
 
     checkpoint = load_checkpoint(source)
-    exact = ModelOracle(checkpoint)  # first: it refuses without having loaded anything
+    exact = ModelOracle(checkpoint, progress)  # first: it refuses without having loaded anything
     return Rival(MambaSsmReference(checkpoint, dtype), exact)

@@ -113,10 +113,12 @@ STATES: Mapping[str, Tolerance] = {
 
 # The same of an op that rounds to the dtype of its activations before its recurrence: what is as
 # near to a tie as float32 is exact goes the other way in one of some ten thousand elements, and
-# leaves one unit of 16 bits in the rows or columns of a state that it enters.
+# leaves one unit of 16 bits in the rows or columns of a state that it enters. One of a thousand
+# would cost e = 2e-6 and 2e-5 on the corpus; an op that rounds nothing, 1.8e-5 and 1.4e-4, and
+# 1.3e-5 and 1.0e-4 where it costs least.
 STATES_NEAR_TIES: Mapping[tuple[str, DType], Tolerance] = {
-    ("conv_ssd_state_update", _F16): Tolerance(2e-5, 1e-3),
-    ("conv_ssd_state_update", _BF16): Tolerance(2e-4, 1e-2),
+    ("conv_ssd_state_update", _F16): Tolerance(8e-6, 1e-3),
+    ("conv_ssd_state_update", _BF16): Tolerance(6e-5, 1e-2),
 }
 
 # The same where a route feeds 16-bit operands to a matrix product.

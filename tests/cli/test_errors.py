@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import shlex
 import sys
 
 import pytest
@@ -226,10 +227,26 @@ def test_a_value_that_is_no_number_or_out_of_range_is_named(
     assert failed.json["error"]["found"] == found
 
 
-def test_a_prompt_without_its_option_is_answered_with_how_to_give_one(cli) -> None:
-    found = cli("run", "tiny", "The json module")
-    assert found.code == 2
-    assert "fix: put the name of an option before its value" in found.stderr
+EXTRA = {
+    "run tiny 'The json module'": "it takes one DIR, and text as --prompt TEXT",
+    "run tiny other --prompt text": "it takes one DIR, and text as --prompt TEXT",
+    "onnx source out -o tiny": "it takes one SOURCE",
+    "quantize tiny tiny8 -o tiny8 --bits 8": "it takes one DIR",
+    "trt tiny engine -o engine": "it takes one DIR",
+    "parity tiny source --against source": "it takes one DIR",
+    "bench tiny 8": "it takes one DIR",
+    "inspect tiny other": "it takes one PATH",
+    "env json": "it takes options only",
+}
+
+
+@pytest.mark.parametrize("line", EXTRA)
+def test_what_is_too_much_is_answered_with_what_the_command_takes(cli, line: str) -> None:
+    words = shlex.split(line)
+    failed = cli(*words, "--format", "json")
+    assert (failed.code, failed.json["error"]["code"]) == (2, "usage.arguments")
+    assert "unexpected extra argument" in failed.json["error"]["message"]
+    assert failed.json["error"]["hint"] == f"{EXTRA[line]}; see mamba-export {words[0]} --help"
 
 
 def test_an_unknown_format_is_answered_for_people(cli) -> None:

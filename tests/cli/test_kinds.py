@@ -127,6 +127,17 @@ def test_what_is_of_the_other_kind_is_called_so(cli, made, line: str) -> None:
     assert not made.new.exists()
 
 
+@pytest.mark.parametrize("stray", ["manifest.json", "model.onnx", "engine.json", "model.engine"])
+def test_one_file_of_ours_makes_no_kind(cli, tmp_path: Path, stray: str) -> None:
+    checkpoint = shutil.copytree(CHECKPOINT, tmp_path / "checkpoint")
+    (checkpoint / stray).write_text("{}")
+    found = cli("inspect", checkpoint, "--format", "json")
+    assert (found.code, found.json["family"]) == (0, "mamba"), found.stdout
+    (checkpoint / "config.json").unlink()
+    error = cli("inspect", checkpoint, "--format", "json").json["error"]
+    assert (error["code"], stray in error["found"]) == ("checkpoint.missing_config", True)
+
+
 OVER = {
     "onnx CHECKPOINT -o ENGINE": ("an engine", "an artifact"),
     "quantize ARTIFACT -o ENGINE --bits 8 --no-verify": ("an engine", "an artifact"),

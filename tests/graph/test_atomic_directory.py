@@ -93,6 +93,12 @@ def foreign(target: Path) -> None:
     (target / "thesis.txt").write_text("years of work")
 
 
+def crowded(target: Path) -> None:
+    target.mkdir()
+    for number in range(1, 8):
+        (target / f"year{number}.txt").write_text("of work")
+
+
 def linked(target: Path) -> None:
     write(target.parent / "elsewhere", "old")
     target.symlink_to(target.parent / "elsewhere")
@@ -117,6 +123,12 @@ REFUSED: dict[str, tuple[Callable[[Path], None], bool, str, str | None]] = {
         True,
         "output.foreign",
         "a directory of thesis.txt",
+    ),
+    "a directory of many files, forced": (
+        crowded,
+        True,
+        "output.foreign",
+        "a directory of year1.txt, year2.txt, year3.txt, year4.txt, year5.txt and 2 more",
     ),
     "an empty directory, forced": (
         lambda target: target.mkdir(),
@@ -167,6 +179,34 @@ def test_a_target_that_overlaps_the_source(relation: str, force: bool, tmp_path:
         write(target, source=source, force=force)
     assert caught.value.code == "output.overlap"
     assert names(source) == []
+
+
+@pytest.mark.parametrize("place", ["link", "link/deep"])
+def test_a_target_in_an_artifact_through_a_link(place: str, tmp_path: Path) -> None:
+    artifact = tmp_path / "artifact"
+    (artifact / "deep").mkdir(parents=True)
+    for name in (OURS, "model.onnx"):
+        (artifact / name).write_text("whole")
+    (tmp_path / "link").symlink_to(artifact / "deep")
+    target = tmp_path / place / "out"
+    with pytest.raises(OutputError) as caught:
+        write(target)
+    error = caught.value
+    assert (error.code, error.file) == ("output.inside", os.path.abspath(target))
+    assert error.hint == f"give a directory of its own, outside {artifact}"
+    assert names(artifact) == ["deep", OURS, "model.onnx"]
+    assert names(artifact / "deep") == []
+
+
+def test_a_link_out_of_an_artifact_leads_out_of_it(tmp_path: Path) -> None:
+    artifact = tmp_path / "artifact"
+    artifact.mkdir()
+    for name in (OURS, "model.onnx"):
+        (artifact / name).write_text("whole")
+    (tmp_path / "elsewhere").mkdir()
+    (artifact / "link").symlink_to(tmp_path / "elsewhere")
+    write(artifact / "link" / "out")
+    assert names(tmp_path / "elsewhere") == ["out"]
 
 
 def test_a_sibling_of_the_source_whose_name_begins_alike(tmp_path: Path) -> None:

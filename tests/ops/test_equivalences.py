@@ -23,6 +23,8 @@ from mamba_export.ops import (
     ssd_chunk_scan,
     ssd_state_update,
 )
+from mamba_export.parity.metrics import compare
+from mamba_export.parity.tolerances import state_tolerance
 from tests.ops.cases import CASES, ROWS, OpCase
 from tests.ops.routes import Array, Route, agree, arrays, eager, runtime
 
@@ -328,6 +330,17 @@ def test_the_convolution_and_the_recurrence_in_one_are_a_token(case: OpCase, nam
     inputs = arrays(case)
     ours = route("eager" if name == "eager" else "body", case)(inputs)
     agree(case.op, inputs, ours, in_two(case, inputs, functools.partial(route, name), SEQUENCES))
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "corpus_float16", "corpus_bfloat16"])
+def test_a_convolution_that_is_not_rounded_shows_in_the_state(kind: str) -> None:
+    case = ROWS[f"conv_ssd_state_update-{kind}"]
+    limit = state_tolerance(case.op.torch_name, case.elements()["io"])
+    inputs = case.inputs()
+    *_, rounded = case.op(*inputs, **case.attributes)
+    *_, whole = case.op(*(each.float() for each in inputs), **case.attributes)
+    found = compare(whole.numpy(), rounded.numpy(), limit)
+    assert found.relative_rms > 1.5 * limit.relative_rms
 
 
 @pytest.mark.parametrize("name", ["eager", "body"])

@@ -21,7 +21,11 @@ from mamba_export.dtypes import DType
 from mamba_export.errors import ArtifactError, CapabilityError, UsageError
 from mamba_export.graph.artifact import MANIFEST
 from mamba_export.graph.export import Dialect, export
+from mamba_export.graph.quantize import quantize
 from mamba_export.graph.sealed_files import sha256
+from mamba_export.models import mamba2
+from mamba_export.models.mamba2 import Mamba2Mixer
+from mamba_export.ops import ssd_state_update
 from mamba_export.parity import ParityReport, Reference, check_parity
 from mamba_export.parity.check import compare_session
 from mamba_export.parity.references import load_reference
@@ -62,6 +66,50 @@ def test_an_artifact_passes(exported: tuple[Path, Path], reference: str) -> None
     ]
     assert names[-4:] == ["prefill = steps", "prefill = chunks", "padded = alone", "greedy tokens"]
     assert report.memory_effect > 1e-3, "the recurrence is invisible: this test proves nothing"
+
+
+def step_of_an_earlier_version(mixer: Mamba2Mixer, *operands: Any) -> tuple[torch.Tensor, ...]:
+    """A Mamba-2 mixer whose step is two nodes, as it was exported once."""
+    u, conv_state, ssm_state, seqlens = operands
+    if seqlens is not None:
+        return Mamba2Mixer.forward(mixer, *operands)
+    sizes = mixer.config
+    z, xbc, dt = mixer.in_proj(u)
+    xbc, conv_state = mixer.conv1d(xbc, conv_state, None)
+    keys = sizes.ngroups * sizes.d_state
+    x, B, C = xbc.split([sizes.d_inner, keys, keys], dim=-1)
+    y, ssm_state = ssd_state_update(
+        x.unflatten(-1, (sizes.nheads, sizes.headdim)),
+        dt,
+        mixer.A,
+        B.unflatten(-1, (sizes.ngroups, sizes.d_state)),
+        C.unflatten(-1, (sizes.ngroups, sizes.d_state)),
+        mixer.D,
+        mixer.dt_bias,
+        ssm_state,
+        dt_softplus=True,
+        dt_min=sizes.dt_min,
+        dt_max=sizes.dt_max,
+    )
+    return mixer.out_proj(mixer.norm(y.flatten(-2), z)), conv_state, ssm_state
+
+
+def test_a_step_graph_of_an_earlier_version_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_transformers(tmp_path / "source", "mamba2", n_layer=2)
+    with monkeypatch.context() as patch:
+        earlier = type("Mamba2Mixer", (Mamba2Mixer,), {"forward": step_of_an_earlier_version})
+        patch.setattr(mamba2, "Mamba2Mixer", earlier)
+        artifact = export(load_checkpoint(source), tmp_path / "artifact", step=True).path
+    nodes = onnx.load(artifact / "step.onnx", load_external_data=False).graph.node
+    ops = [node.op_type for node in nodes if node.domain == "mamba_export"]
+    assert [ops.count(op) for op in ("SSDStateUpdate", "ConvSSDStateUpdate")] == [2, 0]
+    report = run(source, artifact)
+    assert report.passed, report.failures
+    quantized = quantize(artifact, tmp_path / "quantized", bits=8, block=32).path
+    report = run(source, quantized)
+    assert report.passed, report.failures
 
 
 @pytest.mark.skipif(

@@ -17,6 +17,7 @@ from mamba_export.checkpoint import load_checkpoint
 from mamba_export.dtypes import DType
 from mamba_export.errors import CapabilityError, ParityError
 from mamba_export.parity import check, mamba_ssm_reference
+from mamba_export.parity.equivalence import Progress
 from mamba_export.parity.mamba_ssm_reference import MambaSsmReference, mamba_ssm_config
 from mamba_export.parity.metrics import Array, compare
 from mamba_export.parity.model_oracle import ModelOracle
@@ -115,12 +116,14 @@ def test_an_artifact_in_16_bits_is_beside_another_implementation(
             return off(super().run(input_ids), 2e-3)  # as wrong as float16, and within its limits
 
     source = load_checkpoint(exports.checkpoint(name))
-    rival = Rival(TransformersReference(source, torch.float16), ModelOracle(source))
     asked: list[DType] = []
+    rivals: list[Rival] = []
 
-    def load(reference: Reference, against: object, dtype: DType) -> Rival:
+    def load(reference: Reference, against: object, dtype: DType, progress: Progress) -> Rival:
         asked.append(dtype)
-        return rival
+        model = TransformersReference(source, torch.float16)
+        rivals.append(Rival(model, ModelOracle(source, progress)))
+        return rivals[0]
 
     monkeypatch.setattr(check, "load_reference", lambda *_: Judge(source))
     monkeypatch.setattr(check, "load_rival", load)
@@ -137,12 +140,15 @@ def test_an_artifact_in_16_bits_is_beside_another_implementation(
     )
     assert asked == [DType.float16]
     assert [stage for stage in stages if stage[0] == "rival"] == [("rival", n, 2) for n in range(3)]
+    layers = [(done, total) for name, done, total in stages if name == "float64 oracle"]
+    assert layers == [(done, 6) for done in range(1, 7)]
     found = {each.name: each for each in report.checks if each.name.startswith("ρ")}
     assert len(found) == 3
     for each in found.values():
         assert 0.1 < each.value < 2, each
         assert each.passed is (each.value <= ROUNDING)
         assert "both against the float64 oracle" in each.detail
+    (rival,) = rivals
     theirs = compare(rival.model.run(ids).logits, rival.exact.run(ids).logits, UNLIMITED)
     assert f" {theirs.relative_rms:.2e} of transformers" in found["ρ of logits"].detail
     assert report.passed is all(each.passed for each in [*report.checks, *report.outputs])

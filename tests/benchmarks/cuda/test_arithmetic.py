@@ -3,21 +3,43 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
 from benchmarks.cuda import kernels, turns
-from benchmarks.cuda.agreement import SAME_FUNCTION, disagreement, distance, other_function
+from benchmarks.cuda.agreement import (
+    SAME_FUNCTION,
+    disagreement,
+    distance,
+    other_function,
+    tolerance,
+)
 from benchmarks.cuda.floors import Floors, rate
 from benchmarks.cuda.inputs import ATTRIBUTES, draw, in_float32, op_named
-from benchmarks.cuda.kernel_library import call_of
+from benchmarks.cuda.kernel_library import CudaKernels, call_of
+from benchmarks.cuda.truth import truth
 from benchmarks.cuda_cases import CUDA, CudaKernelCase
 from mamba_export.dtypes import DType
+from mamba_export.ops import Op
+from mamba_export.parity.tolerances import EXACT, op_tolerance, state_tolerance
 
 SIZES = {"B": 2, "T": 5, "C": 24, "K": 4, "D": 8, "N": 6, "G": 1, "H": 4, "P": 3}
 STEP = {letter: size for letter, size in SIZES.items() if letter != "T"}
+
+
+class EagerKernels(CudaKernels):
+    """The eager ops as the CPU's kernels."""
+
+    def __init__(self) -> None: ...
+
+    def run_on_cpu(
+        self, op: Op, inputs: Sequence[torch.Tensor], attributes: Mapping[str, Any]
+    ) -> list[torch.Tensor]:
+        return list(op(*inputs, **attributes))
 
 
 def sizes_of(name: str) -> dict[str, int]:
@@ -32,11 +54,23 @@ def test_operands_are_what_the_op_takes(name: str) -> None:
     assert all(torch.isfinite(output).all() for output in outputs)
     again = draw(op, sizes_of(name), torch.float16, "cpu")
     assert all(torch.equal(one, other) for one, other in zip(inputs, again, strict=True))
-    wide = in_float32(op, inputs)
-    assert torch.float16 not in {tensor.dtype for tensor in wide}
-    wrong, errors = disagreement(op, DType.float16, outputs, op(*wide, **ATTRIBUTES[name]))
+    assert torch.float16 not in {tensor.dtype for tensor in in_float32(op, inputs)}
+    exact = truth(EagerKernels(), op, inputs, ATTRIBUTES[name], {})
+    wrong, errors = disagreement(op, DType.float16, outputs, exact)
     assert set(errors) == {spec.name for spec in op.outputs}
     assert not wrong
+
+
+def test_what_rounds_on_its_way_is_compared_with_the_same_roundings() -> None:
+    op = op_named("conv_ssd_state_update")
+    inputs, attributes = draw(op, STEP, torch.float16, "cpu"), ATTRIBUTES[op.torch_name]
+    exact = truth(EagerKernels(), op, inputs, attributes, {})
+    _, errors = disagreement(op, DType.float16, op(*inputs, **attributes), exact)
+    assert set(errors.values()) == {0.0}
+    assert tolerance(op, "y", DType.float16) == op_tolerance(op.torch_name, DType.float16)
+    assert tolerance(op, "conv_state_out", DType.float16) == EXACT
+    state = tolerance(op, "ssm_state_out", DType.float16)
+    assert state == state_tolerance(op.torch_name, DType.float16)
 
 
 def test_a_sequence_may_begin_with_zeros() -> None:
@@ -132,12 +166,12 @@ def test_what_differs_is_not_timed() -> None:
 
 
 def test_rounding_of_a_rare_large_element_is_no_error() -> None:
-    truth = torch.ones(10_000)
-    truth[0] = 60.02
-    rms, largest = distance(truth.half(), truth)
+    exact = torch.ones(10_000)
+    exact[0] = 60.02
+    rms, largest = distance(exact.half(), exact)
     assert rms < 4e-4
     assert largest < 5e-4
-    truth[0] = 1.0
-    assert distance(truth + torch.eye(100).flatten(), truth)[1] == pytest.approx(1, rel=1e-3)
-    assert not math.isfinite(distance(truth / 0, truth)[0])
-    assert not math.isfinite(distance(truth, truth / 0)[0])
+    exact[0] = 1.0
+    assert distance(exact + torch.eye(100).flatten(), exact)[1] == pytest.approx(1, rel=1e-3)
+    assert not math.isfinite(distance(exact / 0, exact)[0])
+    assert not math.isfinite(distance(exact, exact / 0)[0])

@@ -14,6 +14,13 @@ class Kind(enum.Enum):
     engine = "engine"
 
     @property
+    def files(self) -> tuple[str, str]:
+        """Those by whose names one is known: its manifest, and what it is for."""
+        if self is Kind.artifact:
+            return "manifest.json", "model.onnx"
+        return "engine.json", "model.engine"
+
+    @property
     def writer(self) -> str:
         """The command that makes one."""
         return "mamba-export onnx" if self is Kind.artifact else "mamba-export trt"
@@ -28,15 +35,9 @@ class Kind(enum.Enum):
         return "give the artifact that it was built from; run, parity, bench and inspect take both"
 
 
-_FILES = {
-    Kind.artifact: ("manifest.json", "model.onnx"),
-    Kind.engine: ("engine.json", "model.engine"),
-}
-
-
 def kind_of(path: Path) -> Kind | None:
     """Return what a directory seems to be by the names of its files; none of them is read."""
-    for kind, names in _FILES.items():
-        if all(os.path.isfile(path / name) for name in names):
+    for kind in Kind:
+        if all(os.path.isfile(path / name) for name in kind.files):
             return kind
     return None
