@@ -80,8 +80,13 @@ class Sink:
             typer.echo(_styled(escaped(text), dim=True), err=True)
 
     @contextlib.contextmanager
-    def warned(self) -> Iterator[list[str]]:
-        """Print what the library warns of while the block runs, and yield it for the document."""
+    def warned(self, *, final: str = "") -> Iterator[list[str]]:
+        """Print what the library warns of while the block runs, and yield it for the document.
+
+        Args:
+            final: the name of what the block writes, for warnings that have its temporary one.
+        """
+        partial = re.compile(rf"\.{re.escape(final)}\.partial-[\w-]+")
         heard: list[str] = []
 
         def hear(
@@ -94,7 +99,7 @@ class Sink:
         ) -> None:
             if not issubclass(category, NativeOpsWarning):
                 show(message, category, filename, lineno, file, line)
-            elif (text := str(message)) not in heard:
+            elif (text := partial.sub(lambda _: final, str(message))) not in heard:
                 heard.append(text)
                 self.warn(text)
 
