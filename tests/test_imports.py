@@ -29,7 +29,11 @@ LAW = {
     "errors": (),
     "arguments": ("mamba_export.errors",),
     "dtypes": ("mamba_export.errors",),
-    "environment": ("mamba_export", "mamba_export.runtime.libraries"),  # its version
+    "environment": (
+        "mamba_export",
+        "mamba_export.runtime.gpus",
+        "mamba_export.runtime.libraries",
+    ),  # its version
     "inspection": (
         *BASE,
         "mamba_export.checkpoint.*",

@@ -83,7 +83,7 @@ def find_layout(directory: Path) -> Layout:
                 found="engine.json and model.engine",
             )
         raise MissingInputError(
-            "no config in the directory",
+            f"no config in {shown(str(directory))}",
             "give the directory that holds config.json, or fetch it from where the weights are",
             code="checkpoint.missing_config",
             file="config.json",

@@ -246,6 +246,14 @@ def test_env(cli) -> None:
     assert "what works here" in cli("env").stdout
 
 
+def test_env_says_that_checkpoints_need_torch(cli, monkeypatch) -> None:
+    monkeypatch.setattr("mamba_export.environment._version", lambda name: None)
+    facts = cli("env", "--format", "json").json
+    (checkpoints,) = (c for c in facts["capabilities"] if c["name"] == "inspect checkpoints")
+    assert (checkpoints["works"], checkpoints["reason"]) == (False, "torch is not installed")
+    assert checkpoints["fix"] == "pip install 'mamba-export[export]'"
+
+
 ENGINES_NEED = {
     "neither": (None, (), "tensorrt is not installed; no CUDA device found", True),
     "a GPU": (None, ("NVIDIA L4",), "tensorrt is not installed", True),
@@ -258,7 +266,7 @@ ENGINES_NEED = {
 @pytest.mark.parametrize("there", ENGINES_NEED)
 def test_env_says_what_engines_lack(cli, monkeypatch, there: str) -> None:
     tensorrt, gpus, reason, install = ENGINES_NEED[there]
-    monkeypatch.setattr("mamba_export.environment._gpus", lambda: gpus)
+    monkeypatch.setattr("mamba_export.environment.list_gpus", lambda: gpus)
     monkeypatch.setattr(
         "mamba_export.environment._version", lambda name: tensorrt if name == "tensorrt" else None
     )
