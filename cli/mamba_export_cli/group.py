@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from mamba_export.errors import UsageError
 from mamba_export_cli import errors
 from mamba_export_cli.output import Sink
-from mamba_export_cli.signals import Stopped
+from mamba_export_cli.signals import Stopped, was_written
 from mamba_export_cli.text import escaped
 
 
@@ -45,11 +45,17 @@ class GuardedGroup(TyperGroup):
         except (typer.TyperException, typer.Exit):
             raise
         except Stopped as stopped:
+            self._sink.interrupted(nothing_written=self._writes(ctx) and not was_written())
             raise typer.Exit(stopped.exit_code) from None
         except BrokenPipeError:
             raise typer.Exit(errors.BROKEN_PIPE) from None
         except Exception as error:
             raise typer.Exit(self._fail(error)) from error
+
+    def _writes(self, ctx: Any) -> bool:
+        """Return whether the command creates an output."""
+        command = self.commands.get(ctx.invoked_subcommand)
+        return command is not None and any(each.name == "output" for each in command.params)
 
     def _fail(self, error: Exception) -> int:
         typed = errors.as_typed(error)

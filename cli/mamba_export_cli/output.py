@@ -74,6 +74,11 @@ class Sink:
         if not self.json:
             typer.echo(f"{_styled('warning:', fg='yellow')} {escaped(text, 2000)}", err=True)
 
+    def interrupted(self, *, nothing_written: bool) -> None:
+        """Say that a signal ended the command, and that its output is as it was, if it is."""
+        if not self.json:
+            typer.echo(f"interrupted{': nothing was written' if nothing_written else ''}", err=True)
+
     def note(self, text: str) -> None:
         """Tell a person at a terminal something that is not the result."""
         if not self.json and sys.stderr.isatty():

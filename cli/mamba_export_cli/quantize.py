@@ -52,7 +52,7 @@ def quantize(
         sink.warn("not verified: that takes PyTorch (pip install 'mamba-export[export]')")
         verify = False
     loss: QuantizationLoss | None = None
-    with sink.progress() as progress, sink.warned(final=output.name) as warned, writing():
+    with sink.progress() as progress, sink.warned(final=output.name) as warned, writing(output):
 
         def before_it_has_its_name(directory: Path) -> dict[str, Any] | None:
             nonlocal loss

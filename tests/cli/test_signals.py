@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+import mamba_export
+from mamba_export_cli.signals import Stopped
+
 ROOT = Path(__file__).parents[2]
 
 PROGRAM = """
@@ -62,7 +65,7 @@ def test_a_signal_cleans_up_first(number: signal.Signals, code: int) -> None:
     process.send_signal(number)
     stdout, stderr = process.communicate(timeout=10)
     assert stdout == "cleaning\nclean\n"
-    assert stderr == ""
+    assert stderr == "interrupted: nothing was written\n"
     assert process.returncode == code
 
 
@@ -86,3 +89,42 @@ def test_nohup_is_respected() -> None:
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=10)
     assert process.returncode == 143
+
+
+NOTHING = "interrupted: nothing was written\n"
+
+
+@pytest.mark.parametrize(
+    ("where", "arguments", "said"),
+    [
+        ("load_checkpoint", ("onnx", "source", "-o", "out"), NOTHING),
+        ("export", ("onnx", "source", "-o", "out"), NOTHING),
+        ("check_parity", ("parity", "tiny", "--against", "source"), "interrupted\n"),
+        ("export", ("onnx", "source", "-o", "out", "--format", "json"), ""),
+    ],
+    ids=str,
+)
+def test_whoever_interrupts_is_told(cli, library, tmp_path, where, arguments, said) -> None:
+    library.raises[where] = Stopped(signal.SIGINT)
+    found = cli(*arguments)
+    assert (found.code, found.stdout, found.stderr) == (130, "", said)
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_an_output_that_was_written_is_not_denied(
+    cli, library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replaced: bool
+) -> None:
+    out, new = tmp_path / "out", tmp_path / "new"
+    new.mkdir()
+    if replaced:
+        out.mkdir()
+
+    def export(*args: object, **kwargs: object) -> None:
+        if replaced:
+            out.rename(tmp_path / "old")
+        new.rename(out)
+        raise Stopped(signal.SIGINT)
+
+    monkeypatch.setattr(mamba_export, "export", export)
+    found = cli("onnx", "source", "-o", out)
+    assert (found.code, found.stderr) == (130, "interrupted\n")
