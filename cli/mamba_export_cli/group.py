@@ -76,6 +76,17 @@ _NOT_A_CHOICE = re.compile(
 _INVALID = re.compile(r"Invalid value for '(?P<option>--[a-z-]+)': Input should be ")
 
 
+# What else people call a choice.
+_LONG = {
+    "fp32": "float32",
+    "fp16": "float16",
+    "half": "float16",
+    "bf16": "bfloat16",
+    "trt": "tensorrt",
+    "rtx": "tensorrt_rtx",
+}
+
+
 def _values(option: str, arguments: list[str]) -> list[str]:
     """Return what was given as an option's values."""
     following = [value for name, value in itertools.pairwise(arguments) if name == option]
@@ -90,7 +101,9 @@ def _as_usage_error(error: typer.TyperException, command: str, arguments: list[s
     found = None
     if match := _NOT_A_CHOICE.search(message):
         found, choices = match["found"], re.findall(r"'([^']*)'", match["choices"])
-        if near := difflib.get_close_matches(found.lower(), choices, n=1):
+        if near := difflib.get_close_matches(
+            _LONG.get(short := found.lower(), short), choices, n=1
+        ):
             hint = f"did you mean {near[0]}? {hint}"
     elif match := _INVALID.match(message):
         found = ", ".join(_values(match["option"], arguments))

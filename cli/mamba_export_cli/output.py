@@ -197,7 +197,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(each) for each in value]
     if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
+        return json.dumps(value)  # Infinity, -Infinity or NaN
     if isinstance(value, Path):
         return str(value)
     return plain(value.item()) if hasattr(value, "item") else value

@@ -226,7 +226,7 @@ def test_failed_parity_ends_with_79_and_still_shows_everything(
     if fmt == "json":
         assert found.json["passed"] is False
         assert found.json["first_divergent_layer"] == 3
-        assert found.json["worst"] == "nan"
+        assert found.json["worst"] == "NaN"
     else:
         assert "FAILED; layer 3 diverged first" in found.stdout
         assert found.stdout.count("FAILED") == 4
@@ -462,7 +462,7 @@ def test_json_says_what_json_cannot() -> None:
 
     values = [math.nan, -math.inf, Path("a"), DType.int8, numpy.float32("inf"), numpy.int64(3)]
     assert output.plain(Facts({1: values, "t": (None, True, 0.5)})) == {
-        "value": {"1": ["nan", "-inf", "a", "int8", "inf", 3], "t": [None, True, 0.5]}
+        "value": {"1": ["NaN", "-Infinity", "a", "int8", "Infinity", 3], "t": [None, True, 0.5]}
     }
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -104,7 +105,11 @@ NOTHING = "interrupted: nothing was written\n"
     ],
     ids=str,
 )
-def test_whoever_interrupts_is_told(cli, library, tmp_path, where, arguments, said) -> None:
+def test_whoever_interrupts_is_told(
+    cli, library, monkeypatch: pytest.MonkeyPatch, where, arguments, said
+) -> None:
+    # Other tests of this process may have written something.
+    monkeypatch.setattr("mamba_export_cli.signals._written", threading.Event())
     library.raises[where] = Stopped(signal.SIGINT)
     found = cli(*arguments)
     assert (found.code, found.stdout, found.stderr) == (130, "", said)
