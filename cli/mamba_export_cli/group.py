@@ -12,10 +12,10 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from mamba_export.errors import UsageError
+from mamba_export.errors import MambaExportError, UsageError
 from mamba_export_cli import errors
 from mamba_export_cli.output import Sink
-from mamba_export_cli.signals import Stopped, was_written
+from mamba_export_cli.signals import Stopped, stopped_by, was_written
 from mamba_export_cli.text import escaped
 
 
@@ -45,17 +45,21 @@ class GuardedGroup(TyperGroup):
         except (typer.TyperException, typer.Exit):
             raise
         except Stopped as stopped:
-            self._sink.interrupted(nothing_written=self._writes(ctx) and not was_written())
-            raise typer.Exit(stopped.exit_code) from None
+            raise self._interrupted(ctx, stopped) from None
         except BrokenPipeError:
             raise typer.Exit(errors.BROKEN_PIPE) from None
         except Exception as error:
+            number = stopped_by()
+            if number is not None and not isinstance(error, MambaExportError):
+                # The import of a native module makes an error of its own of what stopped it.
+                raise self._interrupted(ctx, Stopped(number)) from error
             raise typer.Exit(self._fail(error)) from error
 
-    def _writes(self, ctx: Any) -> bool:
-        """Return whether the command creates an output."""
+    def _interrupted(self, ctx: Any, stopped: Stopped) -> typer.Exit:
         command = self.commands.get(ctx.invoked_subcommand)
-        return command is not None and any(each.name == "output" for each in command.params)
+        writes = command is not None and any(each.name == "output" for each in command.params)
+        self._sink.interrupted(nothing_written=writes and not was_written())
+        return typer.Exit(stopped.exit_code)
 
     def _fail(self, error: Exception) -> int:
         typed = errors.as_typed(error)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import mamba_export
+from mamba_export.errors import StorageError
 from mamba_export_cli.signals import Stopped
 
 ROOT = Path(__file__).parents[2]
@@ -113,6 +114,24 @@ def test_whoever_interrupts_is_told(
     library.raises[where] = Stopped(signal.SIGINT)
     found = cli(*arguments)
     assert (found.code, found.stdout, found.stderr) == (130, "", said)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (ImportError("numpy._core.umath failed to import"), 130, NOTHING),
+        (StorageError("disk full", code="storage.full"), 74, "error[storage.full]: disk full\n"),
+    ],
+    ids=str,
+)
+def test_what_a_signal_became_is_no_bug_of_ours(
+    cli, library, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int, said: str
+) -> None:
+    monkeypatch.setattr("mamba_export_cli.signals._written", threading.Event())
+    monkeypatch.setattr("mamba_export_cli.signals._received", [signal.SIGINT])
+    library.raises["export"] = error
+    found = cli("onnx", "source", "-o", "out")
+    assert (found.code, found.stderr) == (code, said)
 
 
 @pytest.mark.parametrize("replaced", [False, True])
