@@ -63,7 +63,8 @@ def check_greedy(
                 f"row {row} step {first}: token {int(chosen[row, first])} instead of {wanted}"
             )
     rows = "1 row" if len(ids) == 1 else f"{len(ids)} rows"
-    parts = [problems[0] if problems else f"{rows} of {steps} tokens", *ties_met]
+    tokens = "1 token" if steps == 1 else f"{steps} tokens"
+    parts = [problems[0] if problems else f"{rows} of {tokens}", *ties_met]
     if ties_met:
         parts.append("a tie is two tokens nearer to each other than rounding tells apart")
     return Check("greedy tokens", not problems, float(agreed), float(compared), "; ".join(parts))
