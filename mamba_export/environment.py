@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mamba_export
+from mamba_export.runtime.gpus import list_gpus
 from mamba_export.runtime.libraries import (
     CUDA_PROVIDER,
     NAME,
@@ -107,7 +108,7 @@ class Environment:
 def describe_environment() -> Environment:
     """Collect what is installed, what works and why the rest does not. Takes milliseconds."""
     packages = {name: Package(name, _version(name), low) for name, low in _PACKAGES}
-    gpus = _gpus()
+    gpus = list_gpus()
     return Environment(
         version=str(mamba_export.__version__),
         python=platform.python_version(),
@@ -148,6 +149,7 @@ def _capabilities(packages: dict[str, Package], gpus: tuple[str, ...]) -> tuple[
     ort = "onnxruntime-gpu" if packages["onnxruntime"].version is None else "onnxruntime"
     torch = packages["torch"].version
     return (
+        needs("inspect checkpoints", f"torch {torch}", "mamba-export[export]", "torch"),
         needs("export to ONNX", f"torch {torch}", "mamba-export[export]", *_EXPORT),
         needs("run in ONNX Runtime, CPU", f"{ort} {packages[ort].version}", "onnxruntime", ort),
         _native_ops(native_library()),
@@ -237,18 +239,6 @@ def _memory() -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # not POSIX
         return None
-
-
-def _gpus() -> tuple[str, ...]:
-    """Return the names that NVIDIA's driver lists; no library is loaded to ask."""
-    names = []
-    for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
-        try:
-            match = re.search(r"^Model:\s*(.+?)\s*$", file.read_text(), re.MULTILINE)
-        except OSError:
-            continue
-        names.append(match.group(1) if match else "unnamed NVIDIA device")
-    return tuple(names)
 
 
 def _torch_cuda() -> str | None:

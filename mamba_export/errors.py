@@ -58,7 +58,7 @@ class MissingInputError(MambaExportError):
 
 
 class UnsupportedModelError(MambaExportError):
-    """The checkpoint is valid, but its family or an option of it is not supported."""
+    """A checkpoint or an artifact is valid, but its family, size, type or kind is not supported."""
 
 
 class CapabilityError(MambaExportError):

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from mamba_export.arguments import path_text
 from mamba_export.checkpoint import Checkpoint, load_checkpoint
 from mamba_export.dtypes import DType
-from mamba_export.engine.directory import Engine
+from mamba_export.engine.directory import ENGINE_MANIFEST, Engine
 from mamba_export.errors import ArtifactError, UnsupportedModelError
-from mamba_export.graph.artifact import Artifact, Manifest, Quantization
+from mamba_export.graph.artifact import MANIFEST, Artifact, Manifest, Quantization
 from mamba_export.kinds import Kind, kind_of
 from mamba_export.runtime.libraries import NativeLibrary, native_library
 
@@ -160,6 +160,7 @@ class EngineFacts:
     dialect: str
     dtype: str
     padded: bool
+    io_names: str
     n_layer: int
     vocab_size: int
     padded_vocab_size: int
@@ -231,7 +232,7 @@ def inspect_path(
 def describe_artifact(artifact: Artifact, *, verified: bool) -> ArtifactFacts:
     """Collect the facts of an artifact that was loaded with or without verification."""
     manifest = artifact.manifest
-    sizes = {name: int(facts["size"]) for name, facts in sorted(manifest.files.items())}
+    sizes = _sizes(artifact.path, MANIFEST, manifest.files)
     graphs = {role: _read(artifact, role, file) for role, file in manifest.graphs.items()}
     library = native_library()
     return ArtifactFacts(
@@ -283,6 +284,7 @@ def describe_engine(engine: Engine, *, verified: bool) -> EngineFacts:
         dialect=model.dialect,
         dtype=model.dtype.value,
         padded=model.padded,
+        io_names=model.io_names.value,
         n_layer=model.n_layer,
         vocab_size=model.vocab_size,
         padded_vocab_size=model.padded_vocab_size,
@@ -294,9 +296,17 @@ def describe_engine(engine: Engine, *, verified: bool) -> EngineFacts:
         profiles=manifest.options.profiles,
         states=describe_states(model),
         state_bytes=state_bytes(model.states),
-        files={name: int(facts["size"]) for name, facts in sorted(manifest.files.items())},
+        files=_sizes(engine.path, ENGINE_MANIFEST, manifest.files),
         verified=verified,
     )
+
+
+def _sizes(
+    directory: Path, manifest: str, files: Mapping[str, Mapping[str, Any]]
+) -> dict[str, int]:
+    """Return the size of every file of a directory: a manifest lists the others."""
+    sizes = {name: int(facts["size"]) for name, facts in files.items()}
+    return dict(sorted((sizes | {manifest: (directory / manifest).stat().st_size}).items()))
 
 
 def describe_states(manifest: Manifest) -> tuple[StateFacts, ...]:

@@ -35,7 +35,11 @@ LAW = {
     "arguments": ("mamba_export.errors",),
     "dtypes": ("mamba_export.errors",),
     "kinds": (),
-    "environment": ("mamba_export", "mamba_export.runtime.libraries"),  # its version
+    "environment": (
+        "mamba_export",
+        "mamba_export.runtime.gpus",
+        "mamba_export.runtime.libraries",
+    ),  # its version
     "inspection": (
         *BASE,
         "mamba_export.checkpoint.*",

@@ -88,11 +88,11 @@ def trt(
     if refit is not None:
         if (options, runtime, timing_cache) != (EngineOptions(), "tensorrt", None):
             raise _refit_with_options()
-        with writing():
+        with writing(output):
             engine = refit_engine(path, refit, output, force=force)
         sink.result(*engine_summary(engine, path, output, {}, []))
         return
-    with sink.progress() as progress, writing():
+    with sink.progress() as progress, writing(output):
         built = build_engine(
             path,
             output,

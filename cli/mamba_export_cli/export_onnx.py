@@ -54,7 +54,7 @@ def onnx(
     if verify is not None:
         reference = Reference(verify)
         check = partial(require_parity, against=source, output=output, reference=reference)
-    with sink.progress() as progress, sink.warned() as warned, writing():
+    with sink.progress() as progress, sink.warned(final=output.name) as warned, writing(output):
         artifact = export(
             checkpoint,
             output,

@@ -12,10 +12,10 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from mamba_export.errors import UsageError
+from mamba_export.errors import MambaExportError, UsageError
 from mamba_export_cli import errors
 from mamba_export_cli.output import Sink
-from mamba_export_cli.signals import Stopped
+from mamba_export_cli.signals import Stopped, stopped_by, was_written
 from mamba_export_cli.text import escaped
 
 
@@ -44,11 +44,21 @@ class GuardedGroup(TyperGroup):
         except (typer.TyperException, typer.Exit):
             raise
         except Stopped as stopped:
-            raise typer.Exit(stopped.exit_code) from None
+            raise self._interrupted(ctx, stopped) from None
         except BrokenPipeError:
             raise typer.Exit(errors.BROKEN_PIPE) from None
         except Exception as error:
+            number = stopped_by()
+            if number is not None and not isinstance(error, MambaExportError):
+                # The import of a native module makes an error of its own of what stopped it.
+                raise self._interrupted(ctx, Stopped(number)) from error
             raise typer.Exit(self._fail(error)) from error
+
+    def _interrupted(self, ctx: Any, stopped: Stopped) -> typer.Exit:
+        command = self.commands.get(ctx.invoked_subcommand)
+        writes = command is not None and any(each.name == "output" for each in command.params)
+        self._sink.interrupted(nothing_written=writes and not was_written())
+        return typer.Exit(stopped.exit_code)
 
     def _fail(self, error: Exception) -> int:
         typed = errors.as_typed(error)
@@ -67,6 +77,17 @@ _NOT_A_CHOICE = re.compile(
 )
 # And about one that is no number, or out of range: what it was, it leaves out.
 _INVALID = re.compile(r"Invalid value for '(?P<option>--[a-z-]+)': Input should be ")
+
+
+# What else people call a choice.
+_LONG = {
+    "fp32": "float32",
+    "fp16": "float16",
+    "half": "float16",
+    "bf16": "bfloat16",
+    "trt": "tensorrt",
+    "rtx": "tensorrt_rtx",
+}
 
 
 def _values(option: str, arguments: list[str]) -> list[str]:
@@ -93,7 +114,9 @@ def _as_usage_error(error: typer.TyperException, command: Any, arguments: list[s
     found = None
     if match := _NOT_A_CHOICE.search(message):
         found, choices = match["found"], re.findall(r"'([^']*)'", match["choices"])
-        if near := difflib.get_close_matches(found.lower(), choices, n=1):
+        if near := difflib.get_close_matches(
+            _LONG.get(short := found.lower(), short), choices, n=1
+        ):
             hint = f"did you mean {near[0]}? {hint}"
     elif match := _INVALID.match(message):
         found = ", ".join(_values(match["option"], arguments))

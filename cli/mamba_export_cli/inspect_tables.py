@@ -34,7 +34,7 @@ def artifact_tables(facts: ArtifactFacts) -> list[RenderableType]:
         *(() if facts.quantization is None else (("weights", _quantization(facts.quantization)),)),
         ("ops", _ops(facts.ops)),
         *((("native kernels", facts.native.cpu_isa or facts.native.problem),) if facts.ops else ()),
-        ("inputs and outputs", f"{facts.io_names}{', padded batches' if facts.padded else ''}"),
+        ("inputs and outputs", _interface(facts)),
         ("layers", facts.n_layer),
         ("vocabulary", f"{facts.vocab_size} ({facts.padded_vocab_size} with padding)"),
         ("parity", _parity(facts)),
@@ -83,6 +83,7 @@ def engine_tables(facts: EngineFacts) -> list[RenderableType]:
         ("dialect", facts.dialect),
         ("dtype", facts.dtype),
         ("ops", _ops(facts.ops)),
+        ("inputs and outputs", _interface(facts)),
         ("layers", facts.n_layer),
         ("vocabulary", f"{facts.vocab_size} ({facts.padded_vocab_size} with padding)"),
         ("files", "match the manifest" if facts.verified else "the plan was not verified"),
@@ -93,6 +94,10 @@ def engine_tables(facts: EngineFacts) -> list[RenderableType]:
         _config(facts.config),
         states_table(facts.states, facts.state_bytes),
     ]
+
+
+def _interface(facts: ArtifactFacts | EngineFacts) -> str:
+    return f"{facts.io_names}{', padded batches' if facts.padded else ''}"
 
 
 def _quantization(quantization: Quantization) -> str:

@@ -235,11 +235,12 @@ BlockOpt = Annotated[
     typer.Option("--block", help="At most so many weights share a scale: 32, 64 or 128."),
 ]
 VerifyQuantizedOpt = Annotated[
-    bool,
+    bool | None,
     typer.Option(
         "--verify/--no-verify",
         help="First compare with PyTorch on the dequantised weights. An artifact that fails is not"
         " written.",
+        show_default="verify, where PyTorch is installed",
     ),
 ]
 

@@ -74,14 +74,24 @@ class Sink:
         if not self.json:
             typer.echo(f"{_styled('warning:', fg='yellow')} {escaped(text, 2000)}", err=True)
 
+    def interrupted(self, *, nothing_written: bool) -> None:
+        """Say that a signal ended the command, and that its output is as it was, if it is."""
+        if not self.json:
+            typer.echo(f"interrupted{': nothing was written' if nothing_written else ''}", err=True)
+
     def note(self, text: str) -> None:
         """Tell a person at a terminal something that is not the result."""
         if not self.json and sys.stderr.isatty():
             typer.echo(_styled(escaped(text), dim=True), err=True)
 
     @contextlib.contextmanager
-    def warned(self) -> Iterator[list[str]]:
-        """Print what the library warns of while the block runs, and yield it for the document."""
+    def warned(self, *, final: str = "") -> Iterator[list[str]]:
+        """Print what the library warns of while the block runs, and yield it for the document.
+
+        Args:
+            final: the name of what the block writes, for warnings that have its temporary one.
+        """
+        partial = re.compile(rf"\.{re.escape(final)}\.partial-[\w-]+")
         heard: list[str] = []
 
         def hear(
@@ -94,7 +104,7 @@ class Sink:
         ) -> None:
             if not issubclass(category, NativeOpsWarning):
                 show(message, category, filename, lineno, file, line)
-            elif (text := str(message)) not in heard:
+            elif (text := partial.sub(lambda _: final, str(message))) not in heard:
                 heard.append(text)
                 self.warn(text)
 
@@ -187,7 +197,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(each) for each in value]
     if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
+        return json.dumps(value)  # Infinity, -Infinity or NaN
     if isinstance(value, Path):
         return str(value)
     return plain(value.item()) if hasattr(value, "item") else value

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mamba_export.errors import UsageError
+from mamba_export.errors import ArtifactError, UsageError
 
 if TYPE_CHECKING:
     from mamba_export.runtime.tokenizer import Tokenizer
 
 
 def read_prompts(
-    texts: list[str] | None, tokens: list[str] | None, tokenizer: Tokenizer | None
+    texts: list[str] | None,
+    tokens: list[str] | None,
+    tokenizer: Tokenizer | None,
+    vocab_size: int,
 ) -> list[list[int]]:
     """Return the token ids of each prompt.
 
     Raises:
-        UsageError: both or neither of the options, ids that are no numbers, bytes that are no
-            text, or text where the artifact has no tokenizer.
+        UsageError: both or neither of the options, a prompt without tokens, ids that are no numbers
+            or not in the vocabulary, bytes that are no text, or text where the artifact has no
+            tokenizer.
+        ArtifactError: its tokenizer is of a larger vocabulary.
     """
     if texts and tokens:
         raise UsageError(
@@ -28,15 +33,24 @@ def read_prompts(
             expected="one of them",
         )
     if tokens:
-        return [_ids(each) for each in tokens]
-    if not texts:
+        ids = [_ids(each) for each in tokens]
+    elif texts:
+        ids = [_encoded(each, _needed(tokenizer, "--prompt"), vocab_size) for each in texts]
+    else:
         raise UsageError(
             "there is nothing to continue",
             hint='add --prompt "some text" or --tokens 1,2,3',
             code="usage.no_prompt",
             expected="--prompt or --tokens",
         )
-    return [_needed(tokenizer, "--prompt").encode(_whole(each)) for each in texts]
+    from mamba_export.runtime.generate import check_prompts
+
+    try:
+        check_prompts(ids, vocab_size)
+    except UsageError as error:
+        error.option = "--tokens" if tokens else "--prompt"  # as it was typed
+        raise
+    return ids
 
 
 def read_stops(stops: list[str], tokenizer: Tokenizer | None) -> list[int]:
@@ -54,8 +68,22 @@ def _ids(text: str) -> list[int]:
             code="usage.token_list",
             option="--tokens",
             expected="such as 1,2,3",
-            found=text,
+            found=text or "nothing",
         ) from error
+
+
+def _encoded(text: str, tokenizer: Tokenizer, vocab_size: int) -> list[int]:
+    ids = tokenizer.encode(_whole(text))
+    if max(ids, default=0) >= vocab_size:
+        raise ArtifactError(
+            "the tokenizer makes a token that is not in the vocabulary",
+            hint="export the checkpoint again with the tokenizer.json of this model",
+            code="artifact.tokenizer",
+            option="--prompt",
+            expected=f"0 to {vocab_size - 1}",
+            found=max(ids),
+        )
+    return ids
 
 
 def _whole(text: str) -> str:

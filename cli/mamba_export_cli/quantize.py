@@ -37,7 +37,7 @@ def quantize(
     output: OutputOpt,
     bits: BitsOpt,
     block: BlockOpt = 128,
-    verify: VerifyQuantizedOpt = True,
+    verify: VerifyQuantizedOpt = None,
     force: ForceOpt = False,
     fmt: FormatOpt = "human",
 ) -> None:
@@ -46,16 +46,18 @@ def quantize(
     from mamba_export.parity.quantization_loss import measure_loss
 
     sink = Sink(fmt)
-    if verify and importlib.util.find_spec("torch") is None:
+    if verify is not False and importlib.util.find_spec("torch") is None:
+        if verify:
+            raise ModuleNotFoundError("No module named 'torch'", name="torch")
         sink.warn("not verified: that takes PyTorch (pip install 'mamba-export[export]')")
         verify = False
     loss: QuantizationLoss | None = None
-    with sink.progress() as progress, writing():
+    with sink.progress() as progress, sink.warned(final=output.name) as warned, writing(output):
 
         def before_it_has_its_name(directory: Path) -> dict[str, Any] | None:
             nonlocal loss
             parity = None
-            if verify:
+            if verify is not False:
                 parity = require_parity(
                     directory, None, output, tokens=_VERIFIED_TOKENS, steps=_VERIFIED_STEPS
                 )
@@ -74,4 +76,4 @@ def quantize(
             verify=before_it_has_its_name,
             progress=progress,
         )
-    sink.result(*quantize_summary(path, artifact, output, loss))
+    sink.result(*quantize_summary(path, artifact, output, loss, warned))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,11 @@ _WHY = ", which sum over no multiple of 32"
 
 
 def quantize_summary(
-    source: Path, artifact: Artifact, output: Path, loss: QuantizationLoss | None
+    source: Path,
+    artifact: Artifact,
+    output: Path,
+    loss: QuantizationLoss | None,
+    warnings: Sequence[str],
 ) -> tuple[dict[str, Any], RenderableType, RenderableType, RenderableType]:
     """Return the JSON document, the headline, the table and the next command."""
     from mamba_export import Artifact
@@ -41,6 +46,7 @@ def quantize_summary(
         "bytes": {"before": before, "after": after},
         "loss": None if loss is None else dataclasses.asdict(loss) | {"change": loss.change},
         "parity": manifest.parity,
+        "warnings": warnings,
     }
     rows = [
         ("products", f"{integers} in integers, {floats} in float32{_WHY if floats else ''}"),

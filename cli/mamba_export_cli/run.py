@@ -56,7 +56,7 @@ def run(
     else:
         model = Artifact.load(path).manifest
     tokenizer = load_tokenizer(path)
-    prompts = read_prompts(prompt, tokens, tokenizer)
+    prompts = read_prompts(prompt, tokens, tokenizer, model.vocab_size)
     options = GenerateOptions(
         max_new_tokens=max_new_tokens,
         temperature=temperature,

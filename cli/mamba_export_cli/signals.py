@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -17,6 +18,7 @@ _PATIENCE_SECONDS = 1.0
 _received: list[int] = []
 _unwinding = threading.Event()
 _writing = threading.Event()
+_written = threading.Event()
 
 
 class Stopped(KeyboardInterrupt):
@@ -30,6 +32,11 @@ class Stopped(KeyboardInterrupt):
 def stopped_by() -> int | None:
     """Return the signal that asked this process to end, or None."""
     return _received[0] if _received else None
+
+
+def was_written() -> bool:
+    """Return whether a block of `writing` left another output than it found."""
+    return _written.is_set()
 
 
 def stop_on_signals() -> None:
@@ -49,13 +56,29 @@ def stop_on_signals() -> None:
 
 
 @contextlib.contextmanager
-def writing() -> Iterator[None]:
-    """Mark a block whose clean-up must run, however long native code takes to return."""
+def writing(output: Path) -> Iterator[None]:
+    """Mark a block whose clean-up must run, however long native code takes to return.
+
+    Args:
+        output: what it creates or replaces, as a whole or not at all.
+    """
+    before = _identity(output)
+    _written.clear()
     _writing.set()
     try:
         yield
     finally:
         _writing.clear()
+        if _identity(output) != before:
+            _written.set()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -73,4 +96,5 @@ def _end_stuck_process(readable: int) -> None:
         return
     if sys.stderr.isatty():
         os.write(2, b"\x1b[?25h")  # a progress bar hides the cursor
+    os.write(2, b"interrupted\n")
     os._exit(128 + number)

@@ -80,7 +80,7 @@ def find_layout(directory: Path) -> Layout:
                 found=" and ".join(kind.files),
             )
         raise MissingInputError(
-            "no config in the directory",
+            f"no config in {shown(str(directory))}",
             "give the directory that holds config.json, or fetch it from where the weights are",
             code="checkpoint.missing_config",
             file="config.json",

@@ -162,7 +162,7 @@ def _directory(source: str, revision: str | None, offline: bool, *, may_be_hub_i
         return Path(os.path.realpath(path))
     if os.path.exists(path):
         raise UsageError(
-            "a checkpoint is a directory, and this is a file",
+            "checkpoints, artifacts and engines are directories, and this is a file",
             f"give its directory: {shown(os.path.dirname(path) or '.')}",
             code="checkpoint.not_a_directory",
             file=shown(source),

@@ -84,7 +84,8 @@ def build_engine(
             What it raises ends the build, as what a signal raises does.
 
     Raises:
-        UsageError: an option, or this artifact, is none that an engine can be built from.
+        UsageError: an option is none that an engine can be built with.
+        UnsupportedModelError: no engine can be built from an artifact like this one.
         MissingInputError, ArtifactError, TrustError: the source is not a whole artifact.
         CapabilityError: the runtime is not installed, lacks something that was asked for, or finds
             no GPU and no compute capability to build for; or a GPU to build for has no bfloat16.

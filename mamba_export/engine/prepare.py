@@ -14,7 +14,7 @@ from onnx_ir.passes.common import InlinePass
 from mamba_export.engine.options import EngineOptions
 from mamba_export.engine.plugins import DOMAIN
 from mamba_export.engine.runtimes import EngineRuntime, TensorRT
-from mamba_export.errors import UsageError
+from mamba_export.errors import UnsupportedModelError, UsageError
 from mamba_export.graph.artifact import MANIFEST, Artifact
 from mamba_export.graph.passes.decompose_rms_normalization import DecomposeRMSNormalizationPass
 from mamba_export.graph.passes.simplify_bodies import SimplifyBodiesPass
@@ -52,7 +52,7 @@ def check_buildable(artifact: Artifact) -> None:
     """Check that an artifact is one that TensorRT has the ops of.
 
     Raises:
-        UsageError: its dialect, or its integer weights, are for ONNX Runtime only.
+        UnsupportedModelError: its dialect, or its integer weights, are for ONNX Runtime only.
     """
     manifest = artifact.manifest
     problem: tuple[str, str, object, str] | None = None
@@ -64,7 +64,7 @@ def check_buildable(artifact: Artifact) -> None:
         problem = ("quantized", "float weights", f"{manifest.quantization.bits} bits", advice)
     if problem is not None:
         what, expected, found, advice = problem
-        raise UsageError(
+        raise UnsupportedModelError(
             "no engine can be built from this artifact",
             advice,
             code=f"engine.{what}",

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from mamba_export import __version__
 from mamba_export.arguments import number, path_text
 from mamba_export.dtypes import DType
-from mamba_export.errors import ArtifactError, UsageError
+from mamba_export.errors import ArtifactError, UnsupportedModelError
 from mamba_export.graph.artifact import (
     DATA_FILE,
     MANIFEST,
@@ -89,7 +89,9 @@ def quantize(
         the new artifact.
 
     Raises:
-        UsageError: bits or block are not offered, or the artifact cannot be quantised so.
+        UsageError: bits or block are not offered.
+        UnsupportedModelError: the artifact has another dialect or dtype, integers already, or
+            sizes that no block divides.
         MissingInputError, ArtifactError: the source is not a whole artifact.
         OutputError, BusyError, StorageError: the output cannot be written.
     """
@@ -162,7 +164,7 @@ def _check_source(artifact: Artifact) -> None:
     }
     for code, (holds, wanted, found, hint) in expected.items():
         if not holds:
-            raise UsageError(
+            raise UnsupportedModelError(
                 "this artifact cannot be quantised",
                 hint,
                 code=code,
@@ -180,7 +182,7 @@ def _plan(
     blocks = {name: _block(matrix, block) for name, matrix in matrices.items()}
     if not any(blocks.values()):
         depths = sorted({matrix.depth for matrix in matrices.values()})
-        raise UsageError(
+        raise UnsupportedModelError(
             "no matrix of this artifact can be cut into blocks",
             "keep its weights in float32",
             code="quantize.block",

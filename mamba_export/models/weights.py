@@ -50,7 +50,7 @@ def check_tensors(
     missing = sorted(set(expected) - set(stored))
     if missing:
         raise CheckpointError(
-            f"{len(missing)} tensors are missing: {_some(missing)}",
+            f"{_count(missing)} missing: {_some(missing)}",
             "fetch the checkpoint again; every shard of it is needed",
             code="checkpoint.missing_tensor",
             file=str(checkpoint.source),
@@ -61,7 +61,7 @@ def check_tensors(
     extra = sorted(set(stored) - set(expected))
     if extra:
         raise CheckpointError(
-            f"{len(extra)} tensors are not part of this family: {_some(extra)}",
+            f"{_count(extra)} not part of this family: {_some(extra)}",
             "the config names the wrong family or options, or the file holds another model",
             code="checkpoint.extra_tensor",
             file=stored[extra[0]].file,
@@ -179,6 +179,10 @@ def _check_tied(checkpoint: Checkpoint) -> None:
             expected="equal to the embedding",
             found="different values",
         )
+
+
+def _count(names: list[str]) -> str:
+    return "1 tensor is" if len(names) == 1 else f"{len(names)} tensors are"
 
 
 def _some(names: list[str]) -> str:

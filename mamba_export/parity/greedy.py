@@ -28,7 +28,8 @@ def check_greedy(
 
     The reference reads prompt and choices in one pass; as long as all choices before it agree, its
     own greedy token at a position is the one it would have generated. The first choice that
-    differs ends a row: it is allowed only as a tie by the margin rule.
+    differs ends a row: it is allowed only as a tie by the margin rule, and is not compared then:
+    either token is right there, and what follows depends on it.
 
     Args:
         session: the artifact.
@@ -37,31 +38,36 @@ def check_greedy(
         steps: tokens to generate.
         max_error: the limit of the margin rule, see :func:`top1`.
         progress: called after each step.
+
+    Returns:
+        How many tokens of all rows agreed, and as the limit how many were compared.
     """
     chosen, logits = _generate(session, ids, steps, progress)
     whole = np.concatenate([ids, chosen[:, :-1]], axis=1)
     judged = reference.run(whole).logits[:, -steps:, : session.vocab_size]
     ties = on_margin(logits, judged, max_error)
-    agreed, problems, tied_rows = [], [], 0
+    agreed, compared, problems, ties_met = 0, 0, [], []
     for row in range(len(ids)):
         splits = np.flatnonzero(judged[row].argmax(axis=-1) != chosen[row])
-        if len(splits) == 0:
-            agreed.append(steps)
+        first = int(splits[0]) if len(splits) else steps
+        agreed += first
+        compared += first
+        if first == steps:
             continue
-        first = int(splits[0])
-        agreed.append(first)
         if ties[row, first]:
-            tied_rows += 1
+            ties_met.append(f"row {row} compared for {first}, then a tie")
         else:
+            compared += 1
             wanted = int(judged[row, first].argmax())
             problems.append(
                 f"row {row} step {first}: token {int(chosen[row, first])} instead of {wanted}"
             )
-    detail = problems[0] if problems else f"{len(ids)} rows of {steps} tokens"
-    if tied_rows:
-        detail += f"; {tied_rows} rows split at a tie"
-    # A row that splits at a tie has agreed for as long as it can be compared.
-    return Check("greedy tokens", not problems, float(min(agreed)), float(steps), detail)
+    rows = "1 row" if len(ids) == 1 else f"{len(ids)} rows"
+    tokens = "1 token" if steps == 1 else f"{steps} tokens"
+    parts = [problems[0] if problems else f"{rows} of {tokens}", *ties_met]
+    if ties_met:
+        parts.append("a tie is two tokens nearer to each other than rounding tells apart")
+    return Check("greedy tokens", not problems, float(agreed), float(compared), "; ".join(parts))
 
 
 def _generate(session: Session, ids: Array, steps: int, progress: Progress) -> tuple[Array, Array]:

@@ -198,4 +198,7 @@ def _plain(value: Any) -> Any:
 
 
 def _finite(value: Any) -> Any:
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+    """Return a number; Infinity, -Infinity and NaN, by these names, as text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return json.dumps(float(value))
+    return value

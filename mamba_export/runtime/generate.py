@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import operator
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from mamba_export.errors import ArtifactError, ParityError, UsageError
+from mamba_export.errors import ParityError, UsageError
 from mamba_export.runtime.decoder import NO_TOKEN, open_decoder
 from mamba_export.runtime.sampling import Sampling
 
@@ -139,12 +140,12 @@ def generate(
         One entry a prompt, in their order.
 
     Raises:
-        UsageError: a prompt is empty.
-        ArtifactError: a token id lies outside the vocabulary (code ``session.token_id``).
+        UsageError: a prompt is empty or no sequence of token ids, or an id lies outside the
+            vocabulary (code ``session.token_id``).
         ParityError: the model gave NaN or infinity (code ``session.nonfinite_logits``); no token
             is ever chosen from such a row.
     """
-    _check_prompts(prompts, session.vocab_size)
+    check_prompts(prompts, session.vocab_size)
     if not prompts:
         return []
     rows = [_Row(index, len(prompt)) for index, prompt in enumerate(prompts)]
@@ -262,8 +263,15 @@ def _require(name: str, value: object, valid: bool, expected: str) -> None:
         )
 
 
-def _check_prompts(prompts: Sequence[Sequence[int]], vocab_size: int) -> None:
+def check_prompts(prompts: Sequence[Sequence[int]], vocab_size: int) -> None:
+    """Check that prompts are sequences of token ids of a vocabulary.
+
+    Raises:
+        UsageError: see :func:`generate`; its option is the place, such as ``prompts[0][3]``.
+    """
+    _require_sequence(prompts, "prompts", "a list of prompts, each a list of token ids")
     for index, prompt in enumerate(prompts):
+        _require_sequence(prompt, f"prompts[{index}]", "a list of token ids")
         if not len(prompt):
             raise UsageError(
                 "a prompt is empty",
@@ -274,15 +282,39 @@ def _check_prompts(prompts: Sequence[Sequence[int]], vocab_size: int) -> None:
                 found=0,
             )
         for position, token in enumerate(prompt):
-            if not 0 <= token < vocab_size:
-                raise ArtifactError(
+            place = f"prompts[{index}][{position}]"
+            try:
+                known = 0 <= operator.index(token) < vocab_size
+            except TypeError:
+                raise _no_tokens(place, "an integer", token) from None
+            if not known:
+                raise UsageError(
                     "a token id is not in the vocabulary",
                     hint="use the tokenizer of this model, or ids from its vocabulary",
                     code="session.token_id",
-                    option=f"prompts[{index}][{position}]",
+                    option=place,
                     expected=f"0 to {vocab_size - 1}",
                     found=token,
                 )
+
+
+def _require_sequence(value: object, place: str, expected: str) -> None:
+    # Arrays of numpy and torch are sequences, too, by another name; text is one of text.
+    dimensions = getattr(value, "ndim", int(isinstance(value, Sequence)))
+    if dimensions < 1 or isinstance(value, str | bytes):
+        raise _no_tokens(place, expected, value)
+
+
+def _no_tokens(place: str, expected: str, found: object) -> UsageError:
+    return UsageError(
+        "a prompt is no list of token ids",
+        hint="give a list of lists of ints, one a prompt; tokenizer.json beside the model makes "
+        "them of text",
+        code="usage.prompt",
+        option=place,
+        expected=expected,
+        found=repr(found),
+    )
 
 
 def _not_finite(logits: NDArray[np.float32], row: _Row) -> ParityError:

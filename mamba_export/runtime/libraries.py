@@ -166,6 +166,8 @@ def _fix(package: list[Path]) -> str:
     if any((each.parent / "CMakeLists.txt").is_file() for each in package):
         return "run `make plugins` in the source tree"
     return (
-        "install g++, point ONNXRUNTIME_ROOT to ONNX Runtime's headers, and in the sources run "
-        "`pip install --force-reinstall --no-deps .`"
+        "install g++, then in a clone run "
+        "`cmake/fetch_onnxruntime_headers.sh build/onnxruntime` and "
+        "`ONNXRUNTIME_ROOT=$PWD/build/onnxruntime/usr pip install --force-reinstall --no-deps .`, "
+        "for CUDA kernels with `-C cmake.define.MAMBA_EXPORT_CUDA=ON`"
     )

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from mamba_export.dtypes import DType
 from mamba_export.errors import CapabilityError, UsageError
+from mamba_export.runtime.gpus import list_gpus
 from mamba_export.runtime.libraries import CPU_PROVIDER, CUDA_PROVIDER
 
 
@@ -87,9 +88,16 @@ class OrtDevice:
         if self.kind == "cpu":
             return [CPU_PROVIDER]
         if CUDA_PROVIDER not in ort.get_available_providers():
+            problem = f"onnxruntime {ort.__version__} here was built without CUDA"
+            advice = "pip uninstall onnxruntime, then pip install onnxruntime-gpu"
+            if list_gpus():
+                advice += "; or run on the CPU"
+            else:
+                problem = f"no GPU was found here, and {problem}"
+                advice = f"run on the CPU; on a machine with an NVIDIA GPU, {advice}"
             raise CapabilityError(
-                f"onnxruntime {ort.__version__} here was built without CUDA",
-                "pip uninstall onnxruntime, then pip install onnxruntime-gpu; or run on the CPU",
+                problem,
+                advice,
                 code="session.no_cuda",
                 expected=CUDA_PROVIDER,
                 found=", ".join(ort.get_available_providers()),

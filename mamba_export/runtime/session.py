@@ -85,8 +85,9 @@ class Session(Protocol):
             in_place: the state may be overwritten: it must not be used again.
 
         Raises:
-            ArtifactError: a token id is out of range, or the state is of another batch.
-            UsageError: the mask is not usable, or the session takes none.
+            ArtifactError: the state is of another batch.
+            UsageError: a token id is out of range, the mask is not usable, or the session takes
+                none.
             SessionError: the runtime failed, or the session is closed; one that has nothing to
                 close, as the eager one, may go on.
         """
@@ -197,26 +198,26 @@ def check_ids(input_ids: Ids, rows: int, *, rank: int) -> Ids:
     """Return token ids as a contiguous int64 array.
 
     Raises:
-        ArtifactError: wrong rank or dtype, an empty sequence, or an id out of range.
+        UsageError: wrong rank or dtype, an empty sequence, or an id out of range.
     """
     ids = np.asarray(input_ids)
     if ids.ndim != rank or not np.issubdtype(ids.dtype, np.integer) or 0 in ids.shape[1:]:
-        raise ArtifactError(
+        raise UsageError(
             "input_ids has the wrong shape or dtype",
             "pass one int64 row of at least one token per sequence",
             code="session.input_ids",
-            tensor="input_ids",
+            option="input_ids",
             expected="int64 [batch,seqlen], seqlen >= 1" if rank == 2 else "int64 [batch]",
             found=f"{ids.dtype} {list(ids.shape)}",
         )
     bad = np.argwhere((ids < 0) | (ids >= rows))
     if bad.size:
         at = tuple(int(i) for i in bad[0])
-        raise ArtifactError(
+        raise UsageError(
             "a token id is out of range",
             "tokenize with the tokenizer of this model",
             code="session.token_id",
-            tensor=f"input_ids{list(at)}",
+            option=f"input_ids{list(at)}",
             expected=f"0 to {rows - 1}",
             found=int(ids[at]),
         )

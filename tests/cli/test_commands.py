@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -111,7 +112,7 @@ RUN_ROWS = [
     ("neither", [], 2, "usage.no_prompt", None),
     ("no numbers", ["--tokens", "1,x"], 2, "usage.token_list", "--tokens"),
     ("empty ids", ["--tokens", ""], 2, "usage.token_list", "--tokens"),
-    ("empty text", ["--prompt", ""], 2, "usage.empty_prompt", "prompts[0]"),
+    ("empty text", ["--prompt", ""], 2, "usage.empty_prompt", "--prompt"),
     ("no UTF-8", ["--prompt", "a\udc80"], 2, "usage.prompt_encoding", None),
     ("no tokenizer", ["--prompt", "x"], 2, "usage.no_tokenizer", "--prompt"),
     ("long stop", ["--prompt", "x", "--stop", "xy"], 2, "usage.stop_token", "--stop"),
@@ -119,8 +120,9 @@ RUN_ROWS = [
     ("cold", ["--prompt", "x", "--temperature", "-1"], 2, "usage.option_range", "temperature"),
     ("nan", ["--prompt", "x", "--temperature", "nan"], 2, "usage.option_range", "temperature"),
     ("no tokens", ["--prompt", "x", "--max-new-tokens", "0"], 2, "usage.option_range", None),
-    ("id", ["--tokens", "256"], 65, "session.token_id", "prompts[0][0]"),
-    ("negative id", ["--tokens=-1"], 65, "session.token_id", "prompts[0][0]"),
+    ("id", ["--tokens", "5,256"], 2, "session.token_id", "--tokens"),
+    ("negative id", ["--tokens=-1"], 2, "session.token_id", "--tokens"),
+    ("another tokenizer", ["--prompt", "x"], 65, "artifact.tokenizer", "--prompt"),
     ("broken tokenizer", ["--prompt", "x"], 65, "artifact.tokenizer", None),
 ]
 
@@ -133,6 +135,10 @@ def test_run_refuses(cli, library, name, arguments, code, error, option) -> None
         (library.artifact / "tokenizer.json").unlink()
     if name == "broken tokenizer":
         (library.artifact / "tokenizer.json").write_text("{")
+    if name == "another tokenizer":
+        tokenizer = json.loads((library.artifact / "tokenizer.json").read_text())
+        tokenizer["model"]["vocab"]["x"] = 256
+        (library.artifact / "tokenizer.json").write_text(json.dumps(tokenizer))
     found = cli("run", library.artifact, *arguments, "--format", "json")
     assert found.code == code, found.stdout
     facts = found.json["error"]
@@ -140,6 +146,17 @@ def test_run_refuses(cli, library, name, arguments, code, error, option) -> None
     assert facts["hint"]
     assert option is None or facts["option"] == option
     assert facts["tensor"] is None
+
+
+def test_run_checks_every_prompt_before_it_prints(cli, library) -> None:
+    found = cli("run", library.artifact, "--prompt", "a", "--prompt", "")
+    assert (found.code, found.stdout) == (2, "")
+    assert found.stderr.startswith("error[usage.empty_prompt]")
+
+
+def test_no_ids_are_called_nothing(cli, library) -> None:
+    found = cli("run", library.artifact, "--tokens", "", "--format", "json")
+    assert found.json["error"]["found"] == "nothing"
 
 
 def test_run_has_the_defaults_of_the_library() -> None:
@@ -209,7 +226,7 @@ def test_failed_parity_ends_with_79_and_still_shows_everything(
     if fmt == "json":
         assert found.json["passed"] is False
         assert found.json["first_divergent_layer"] == 3
-        assert found.json["worst"] == "nan"
+        assert found.json["worst"] == "NaN"
     else:
         assert "FAILED; layer 3 diverged first" in found.stdout
         assert found.stdout.count("FAILED") == 4
@@ -229,6 +246,14 @@ def test_env(cli) -> None:
     assert "what works here" in cli("env").stdout
 
 
+def test_env_says_that_checkpoints_need_torch(cli, monkeypatch) -> None:
+    monkeypatch.setattr("mamba_export.environment._version", lambda name: None)
+    facts = cli("env", "--format", "json").json
+    (checkpoints,) = (c for c in facts["capabilities"] if c["name"] == "inspect checkpoints")
+    assert (checkpoints["works"], checkpoints["reason"]) == (False, "torch is not installed")
+    assert checkpoints["fix"] == "pip install 'mamba-export[export]'"
+
+
 ENGINES_NEED = {
     "neither": (None, (), "tensorrt is not installed; no CUDA device found", True),
     "a GPU": (None, ("NVIDIA L4",), "tensorrt is not installed", True),
@@ -241,7 +266,7 @@ ENGINES_NEED = {
 @pytest.mark.parametrize("there", ENGINES_NEED)
 def test_env_says_what_engines_lack(cli, monkeypatch, there: str) -> None:
     tensorrt, gpus, reason, install = ENGINES_NEED[there]
-    monkeypatch.setattr("mamba_export.environment._gpus", lambda: gpus)
+    monkeypatch.setattr("mamba_export.environment.list_gpus", lambda: gpus)
     monkeypatch.setattr(
         "mamba_export.environment._version", lambda name: tensorrt if name == "tensorrt" else None
     )
@@ -437,7 +462,7 @@ def test_json_says_what_json_cannot() -> None:
 
     values = [math.nan, -math.inf, Path("a"), DType.int8, numpy.float32("inf"), numpy.int64(3)]
     assert output.plain(Facts({1: values, "t": (None, True, 0.5)})) == {
-        "value": {"1": ["nan", "-inf", "a", "int8", "inf", 3], "t": [None, True, 0.5]}
+        "value": {"1": ["NaN", "-Infinity", "a", "int8", "Infinity", 3], "t": [None, True, 0.5]}
     }
 
 

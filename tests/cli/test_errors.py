@@ -198,6 +198,23 @@ CHOICES = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "near"),
+    [
+        ("onnx x -o y --dtype fp16", "float16"),
+        ("onnx x -o y --dtype=HALF", "float16"),
+        ("onnx x -o y --dtype bf16", "bfloat16"),
+        ("onnx x -o y --dtype fp32", "float32"),
+        ("trt x -o y --runtime trt", "tensorrt"),
+        ("trt x -o y --runtime rtx", "tensorrt_rtx"),
+    ],
+)
+def test_other_names_of_a_choice_are_known(cli, arguments: str, near: str) -> None:
+    found = cli(*arguments.split())
+    assert found.code == 2
+    assert f"did you mean {near}? " in found.stderr
+
+
 @pytest.mark.parametrize(("option", "value", "expected", "near"), CHOICES)
 def test_a_value_that_is_no_choice_is_named_with_the_choices(
     cli, option: str, value: str, expected: str, near: str | None

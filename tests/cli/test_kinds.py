@@ -56,7 +56,8 @@ def test_inspect_an_engine(cli, made) -> None:
     }
     assert (facts["options"]["logits"], facts["options"]["native"]) == ("last", False)
     assert facts["config"] == engine.model.config
-    assert facts["files"] == {n: f["size"] for n, f in engine.manifest.files.items()}
+    assert facts["files"] == {f.name: f.stat().st_size for f in made.engine.iterdir()}
+    assert {"engine.json", "model.engine"} <= facts["files"].keys()
     of_artifact = cli("inspect", made.artifact, "--format", "json").json
     assert facts["states"] == of_artifact["states"]
     assert facts["state_bytes"] == of_artifact["memory"]["state_bytes"]
@@ -76,10 +77,21 @@ def test_inspect_an_engine_for_people(cli, made) -> None:
         'logits "last", native false',
         "match the manifest",
         "model.engine",
+        "engine.json",
+        "genai",
         "past_key_values.{0–5}.conv_state",
     ):
         assert text in found.stdout
     assert "plugin library" not in found.stdout
+
+
+def test_inspect_says_that_an_engine_takes_padded_batches(
+    cli, exports: Exports, tmp_path: Path, monkeypatch
+) -> None:
+    stand_in_for_tensorrt(monkeypatch)
+    built = cli("trt", exports("mamba-tiny", padded=True), "-o", tmp_path / "e", *OPTIONS)
+    assert built.code == 0, built.stderr
+    assert "genai, padded batches" in cli("inspect", tmp_path / "e").stdout
 
 
 def test_inspect_hashes_the_plan_unless_told_not_to(cli, made) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from mamba_export.errors import CapabilityError, SessionError
 from mamba_export.graph.artifact import is_artifact
+from mamba_export.runtime.libraries import NativeLibrary
 from mamba_export_cli.app import app
 from mamba_export_cli.quantize import EXAMPLE
 from tests.exported import Exports
@@ -27,7 +28,8 @@ def test_quantize_then_everything_else(cli, source: Path, exports: Exports, tmp_
     assert made.code == 0, made.stdout
     document = made.json
     assert sorted(document) == [
-        *("bytes", "loss", "parity", "path", "products", "quantization", "source")
+        *("bytes", "loss", "parity", "path", "products", "quantization", "source"),
+        "warnings",
     ]
     assert document["quantization"] == {
         "bits": 4,
@@ -103,6 +105,36 @@ def test_without_torch_it_is_not_verified(
     assert made.code == 0, made.stderr
     assert "not verified: that takes PyTorch" in made.stderr
     assert "not checked" in made.stdout
+
+
+def test_a_verification_that_was_asked_for_takes_torch(
+    cli, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "torch" else find_spec(name)
+    )
+    out = tmp_path / "q"
+    made = cli("quantize", source, "-o", out, "--bits", 8, "--verify", "--format", "json")
+    assert (made.json["error"]["code"], made.code) == ("capability.missing_package", 69)
+    assert "mamba-export[export]" in made.json["error"]["hint"]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("verify", ["--verify", "--no-verify"])
+def test_without_native_ops_it_warns_with_the_names_that_were_given(
+    cli, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verify: str
+) -> None:
+    missing = NativeLibrary(None, problem="it was not built", fix="build it")
+    monkeypatch.setattr("mamba_export.runtime.ort_session.native_library", lambda: missing)
+    made = cli("quantize", source, "-o", tmp_path / "q", "--bits", 8, verify)
+    assert made.code == 0, made.stderr
+    expected = {
+        f"warning: {name} runs on function bodies, correct but slow, because it was not built: "
+        "build it"
+        for name in (source.name, "q")
+    }
+    assert sorted(made.stderr.splitlines()) == sorted(expected)
 
 
 # Arguments after `quantize SOURCE -o OUT`, and the error.

@@ -6,10 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
+
+import mamba_export
+from mamba_export.errors import StorageError
+from mamba_export_cli.signals import Stopped
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,7 +67,7 @@ def test_a_signal_cleans_up_first(number: signal.Signals, code: int) -> None:
     process.send_signal(number)
     stdout, stderr = process.communicate(timeout=10)
     assert stdout == "cleaning\nclean\n"
-    assert stderr == ""
+    assert stderr == "interrupted: nothing was written\n"
     assert process.returncode == code
 
 
@@ -86,3 +91,64 @@ def test_nohup_is_respected() -> None:
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=10)
     assert process.returncode == 143
+
+
+NOTHING = "interrupted: nothing was written\n"
+
+
+@pytest.mark.parametrize(
+    ("where", "arguments", "said"),
+    [
+        ("load_checkpoint", ("onnx", "source", "-o", "out"), NOTHING),
+        ("export", ("onnx", "source", "-o", "out"), NOTHING),
+        ("check_parity", ("parity", "tiny", "--against", "source"), "interrupted\n"),
+        ("export", ("onnx", "source", "-o", "out", "--format", "json"), ""),
+    ],
+    ids=str,
+)
+def test_whoever_interrupts_is_told(
+    cli, library, monkeypatch: pytest.MonkeyPatch, where, arguments, said
+) -> None:
+    # Other tests of this process may have written something.
+    monkeypatch.setattr("mamba_export_cli.signals._written", threading.Event())
+    library.raises[where] = Stopped(signal.SIGINT)
+    found = cli(*arguments)
+    assert (found.code, found.stdout, found.stderr) == (130, "", said)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (ImportError("numpy._core.umath failed to import"), 130, NOTHING),
+        (StorageError("disk full", code="storage.full"), 74, "error[storage.full]: disk full\n"),
+    ],
+    ids=str,
+)
+def test_what_a_signal_became_is_no_bug_of_ours(
+    cli, library, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int, said: str
+) -> None:
+    monkeypatch.setattr("mamba_export_cli.signals._written", threading.Event())
+    monkeypatch.setattr("mamba_export_cli.signals._received", [signal.SIGINT])
+    library.raises["export"] = error
+    found = cli("onnx", "source", "-o", "out")
+    assert (found.code, found.stderr) == (code, said)
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_an_output_that_was_written_is_not_denied(
+    cli, library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replaced: bool
+) -> None:
+    out, new = tmp_path / "out", tmp_path / "new"
+    new.mkdir()
+    if replaced:
+        out.mkdir()
+
+    def export(*args: object, **kwargs: object) -> None:
+        if replaced:
+            out.rename(tmp_path / "old")
+        new.rename(out)
+        raise Stopped(signal.SIGINT)
+
+    monkeypatch.setattr(mamba_export, "export", export)
+    found = cli("onnx", "source", "-o", out)
+    assert (found.code, found.stderr) == (130, "interrupted\n")

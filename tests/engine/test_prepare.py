@@ -13,9 +13,10 @@ import pytest
 from mamba_export.engine.callbacks import log_of
 from mamba_export.engine.network import parse
 from mamba_export.engine.options import EngineOptions
-from mamba_export.engine.prepare import prepare
+from mamba_export.engine.prepare import check_buildable, prepare
 from mamba_export.engine.runtimes import EngineRuntime, TensorRT, load_runtime
-from mamba_export.errors import EngineError
+from mamba_export.errors import EngineError, UnsupportedModelError
+from mamba_export.graph.artifact import Artifact
 from tests.exported import Exports
 
 pytest.importorskip("torch")
@@ -100,3 +101,16 @@ def test_a_stripped_graph_without_plugins_says_how_to_get_them(exports: Exports)
     assert raised.value.code == "engine.parse"
     assert raised.value.tensor.endswith("(CausalConv1d)")
     assert "make plugins" in raised.value.hint
+
+
+def test_what_is_valid_but_for_onnx_runtime_only_is_not_supported(
+    exports: Exports, quantized
+) -> None:
+    check_buildable(exports.artifact("mamba"))
+    for artifact, code in (
+        (exports.artifact("mamba", dialect="contrib"), "engine.dialect"),
+        (Artifact.load(quantized("mamba2-tiny", 8).quantized), "engine.quantized"),
+    ):
+        with pytest.raises(UnsupportedModelError) as raised:
+            check_buildable(artifact)
+        assert raised.value.code == code

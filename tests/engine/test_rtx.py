@@ -19,7 +19,12 @@ from mamba_export.engine.directory import ENGINE_MANIFEST, Engine
 from mamba_export.engine.native_work import THREAD
 from mamba_export.engine.network import parse
 from mamba_export.engine.options import EngineOptions
-from mamba_export.errors import CapabilityError, EngineError, MambaExportError, UsageError
+from mamba_export.errors import (
+    CapabilityError,
+    EngineError,
+    MambaExportError,
+    UnsupportedModelError,
+)
 from mamba_export.graph.artifact import Artifact
 from tests.engine.conftest import CAPABILITIES
 from tests.exported import Exports, reseal
@@ -189,14 +194,14 @@ def test_the_parser_says_which_node_it_does_not_take(exports: Exports, tmp_path:
 
 
 def test_contrib_is_refused_because_its_names_are_claimed(exports: Exports, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no engine can be built") as raised:
+    with pytest.raises(UnsupportedModelError, match="no engine can be built") as raised:
         build_engine(exports("mamba", dialect="contrib"), tmp_path / "e", runtime="tensorrt_rtx")
     assert raised.value.code == "engine.dialect"
     assert "LinearAttention" in raised.value.hint
 
 
 def test_integer_weights_are_refused(quantized, tmp_path: Path) -> None:
-    with pytest.raises(UsageError) as raised:
+    with pytest.raises(UnsupportedModelError) as raised:
         build_engine(quantized("mamba2-tiny", 8).quantized, tmp_path / "e", runtime="tensorrt_rtx")
     assert raised.value.code == "engine.quantized"
 

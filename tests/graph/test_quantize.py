@@ -14,7 +14,13 @@ import onnx
 import pytest
 
 from mamba_export.checkpoint import load_checkpoint
-from mamba_export.errors import ArtifactError, MambaExportError, ParityError
+from mamba_export.errors import (
+    ArtifactError,
+    MambaExportError,
+    ParityError,
+    UnsupportedModelError,
+    UsageError,
+)
 from mamba_export.graph.artifact import DATA_FILE, MANIFEST, Artifact, Quantization
 from mamba_export.graph.export import export
 from mamba_export.graph.quantize import quantize
@@ -189,6 +195,7 @@ def test_refused(name: str, exports: Exports, tmp_path: Path) -> None:
         quantize(exports(model, **options), tmp_path / "out", **({"bits": 4} | choices))
     error = caught.value
     assert error.code == code
+    assert isinstance(error, UsageError if code.startswith("usage.") else UnsupportedModelError)
     assert error.hint
     assert error.expected
     assert not list(tmp_path.iterdir())
@@ -198,6 +205,7 @@ def test_quantised_already(quantized, tmp_path: Path) -> None:
     with pytest.raises(MambaExportError) as caught:
         quantize(quantized("mamba2-tiny", 8).quantized, tmp_path / "out", bits=4)
     assert (caught.value.code, caught.value.found) == ("quantize.already", "8 bits")
+    assert isinstance(caught.value, UnsupportedModelError)
 
 
 def test_no_artifact(tmp_path: Path) -> None:

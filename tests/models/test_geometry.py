@@ -278,6 +278,21 @@ def test_a_contradiction_is_refused_by_name(name: str, tmp_path: Path) -> None:
         assert wanted is None or wanted == given
 
 
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [(["D"], "1 tensor is missing: "), (["D", "dt_bias"], "2 tensors are missing: ")],
+)
+def test_missing_tensors_are_counted(parts: list[str], words: str, tmp_path: Path) -> None:
+    def remove(tensors: dict[str, Any]) -> None:
+        for part in parts:
+            del tensors[f"backbone.layers.1.mixer.{part}"]
+
+    change_tensors(write(MAMBA2, tmp_path), remove)
+    with pytest.raises(CheckpointError) as caught:
+        read_config(load_checkpoint(tmp_path))
+    assert caught.value.message.startswith(words)
+
+
 @pytest.mark.parametrize("kind", [MAMBA, MAMBA2, FALCON, SSM, SSM2, MISTRAL])
 def test_the_unchanged_checkpoints_are_accepted(kind: str, tmp_path: Path) -> None:
     family, config = read_config(load_checkpoint(write(kind, tmp_path)))

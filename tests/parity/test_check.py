@@ -11,6 +11,7 @@ import pytest
 from mamba_export.dtypes import DType
 from mamba_export.errors import ParityError
 from mamba_export.parity.check import compare_session
+from mamba_export.parity.greedy import check_greedy
 from mamba_export.parity.references import ReferenceRun
 from mamba_export.parity.report import Check, ParityReport
 from tests.parity.toy import LAYERS, VOCAB, ToyReference, ToySession
@@ -185,3 +186,35 @@ def test_greedy_split_at_a_tie_is_allowed_and_told() -> None:
     report = check(ToySession(), Tied())
     assert failed(report) == {"greedy tokens"}  # a gap of this size is no tie
     assert "row 0 step 0: token" in report.failures[0]
+
+
+@pytest.mark.parametrize("step", [0, 5])
+def test_greedy_counts_what_it_compared_before_a_tie(step: int) -> None:
+    class Split(ToyReference):
+        """Has its two best tokens of the last row nearly equal at one step, in the other order."""
+
+        def run(self, input_ids: Any) -> ReferenceRun:
+            run = super().run(input_ids)
+            logits = run.logits.astype(np.float64)
+            row = logits[-1, 3 + step]
+            best = np.argsort(row[:VOCAB])[-2:]
+            row[best] = row[best].mean() + np.array([1e-6, 0])
+            return ReferenceRun(logits.astype(np.float32), run.states)
+
+    prompt, steps = ids(2, 4), 8
+
+    def compared(max_error: float) -> Check:
+        return check_greedy(
+            ToySession(), Split(), prompt, steps, max_error, progress=lambda *_: None
+        )
+
+    tied = compared(100.0)
+    assert tied.passed
+    assert (tied.value, tied.limit) == (8 + step, 8 + step)
+    assert tied.detail.startswith(
+        f"2 rows of 8 tokens; row 1 compared for {step}, then a tie; a tie is "
+    )
+    split = compared(0.0)
+    assert not split.passed
+    assert (split.value, split.limit) == (8 + step, 9 + step)
+    assert split.detail.startswith(f"row 1 step {step}: token ")

@@ -32,7 +32,7 @@ def test_json_holds_everything() -> None:
 def test_json_has_no_nan() -> None:
     text = check(ToySession({"NaN"})).to_json()
     loaded = json.loads(text, parse_constant=pytest.fail)
-    assert loaded["outputs"][0]["relative_rms"] == "inf"
+    assert loaded["outputs"][0]["relative_rms"] == "Infinity"
 
 
 def test_manifest_summary_is_small() -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from mamba_export.errors import ArtifactError, MambaExportError, ParityError, UsageError
+from mamba_export.errors import MambaExportError, ParityError, UsageError
 from mamba_export.runtime.generate import GenerateOptions, Generation, generate
 from mamba_export.runtime.session import open_session
 from tests.exported import FAMILIES, Exports
@@ -256,12 +256,45 @@ def test_nan_is_never_turned_into_a_token(options: dict[str, float]) -> None:
 @pytest.mark.parametrize("token", [-1, VOCAB, PADDED_VOCAB - 1, 2**70])
 def test_token_ids_outside_the_vocabulary(token: int) -> None:
     session = ToySession()
-    with pytest.raises(ArtifactError) as caught:
+    with pytest.raises(UsageError) as caught:
         generate(session, [[1], [2, token]], GenerateOptions())
     assert caught.value.code == "session.token_id"
     assert caught.value.found == token
     assert caught.value.option == "prompts[1][1]"
     assert not session.prefills
+
+
+# Prompts, and the place that is named.
+NO_PROMPTS: dict[str, tuple[object, str]] = {
+    "a text": ("hi", "prompts"),
+    "bytes": (b"hi", "prompts"),
+    "a number": (5, "prompts"),
+    "one prompt": ([1, 2], "prompts[0]"),
+    "one array": (np.array([1, 2]), "prompts[0]"),
+    "texts": (["hi"], "prompts[0]"),
+    "bytes of a prompt": ([[1], b"hi"], "prompts[1]"),
+    "a set": ([{1, 2}], "prompts[0]"),
+    "none": ([None], "prompts[0]"),
+    "texts of a prompt": ([["h", "i"]], "prompts[0][0]"),
+    "fractions": ([[1, 2.0]], "prompts[0][1]"),
+}
+
+
+@pytest.mark.parametrize("name", NO_PROMPTS)
+def test_what_is_no_prompt(name: str) -> None:
+    prompts, place = NO_PROMPTS[name]
+    with pytest.raises(UsageError) as caught:
+        generate(ToySession(), prompts, GenerateOptions())  # type: ignore[arg-type]
+    assert (caught.value.code, caught.value.option) == ("usage.prompt", place)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("prompt", [(1, 2), range(1, 3), np.array([1, 2], np.int32)], ids=repr)
+def test_any_sequence_of_ids_is_a_prompt(prompt: object) -> None:
+    options = GenerateOptions(max_new_tokens=3)
+    [expected] = generate(ToySession(), [[1, 2]], options)
+    [found] = generate(ToySession(), [prompt], options)  # type: ignore[list-item]
+    assert found.tokens == expected.tokens
 
 
 OPTION_ROWS = [

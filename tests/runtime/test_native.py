@@ -150,7 +150,15 @@ def test_a_package_without_it_says_how_to_get_it(tmp_path: Path) -> None:
     package = tmp_path / "mamba_export"
     found = inspect_library([package])
     assert (found.path, found.problem) == (None, f"{NAME} was not built")
-    assert "pip install" in found.fix
+    root = Path(__file__).parents[2]
+    for words in (
+        "cmake/fetch_onnxruntime_headers.sh build/onnxruntime",
+        "ONNXRUNTIME_ROOT=$PWD/build/onnxruntime/usr pip install",
+        "-C cmake.define.MAMBA_EXPORT_CUDA=ON",
+    ):
+        assert words in found.fix
+        assert words in (root / "README.md").read_text()
+    assert (root / "cmake/fetch_onnxruntime_headers.sh").is_file()
     (tmp_path / "CMakeLists.txt").touch()
     assert "make plugins" in inspect_library([package]).fix
 

@@ -44,10 +44,22 @@ def test_other_names_are_refused(text: str) -> None:
 
 
 @needs_no_cuda
-def test_cuda_without_its_runtime_is_refused(exports) -> None:
+@pytest.mark.parametrize(
+    ("gpus", "problem", "advice"),
+    [
+        ((), "no GPU was found here, and onnxruntime ", "run on the CPU; on a machine with"),
+        (("H100",), "onnxruntime ", "pip uninstall onnxruntime, then pip install onnxruntime-gpu"),
+    ],
+)
+def test_cuda_without_its_runtime_is_refused(
+    exports, monkeypatch: pytest.MonkeyPatch, gpus: tuple[str, ...], problem: str, advice: str
+) -> None:
+    monkeypatch.setattr("mamba_export.runtime.ort_device.list_gpus", lambda: gpus)
     with pytest.raises(CapabilityError, match="was built without CUDA") as caught:
         open_session(exports.artifact("mamba").path, device="cuda")
     assert caught.value.code == "session.no_cuda"
+    assert caught.value.message.startswith(problem)
+    assert caught.value.hint.startswith(advice)
     assert "onnxruntime-gpu" in caught.value.hint
 
 

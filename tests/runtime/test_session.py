@@ -239,7 +239,7 @@ def spoiled(change: Callable[[dict[str, np.ndarray]], object]) -> Callable[[Sess
 CONV, RECURRENT = (f"past_key_values.1.{kind}_state" for kind in ("conv", "recurrent"))
 IDS_CODE, TOKEN, STATE = "session.input_ids", "session.token_id", "session.state"
 
-# What is called, the code, the tensor.
+# What is called, the code, the tensor or argument.
 MISUSE: dict[str, tuple[Callable[[Session], object], str, str | None]] = {
     "an id above the rows": (lambda s: s.prefill(IDS + 96), TOKEN, "input_ids[0, 4]"),
     "an id below zero": (lambda s: s.prefill(IDS - 2), TOKEN, "input_ids[0, 1]"),
@@ -284,11 +284,11 @@ MISUSE: dict[str, tuple[Callable[[Session], object], str, str | None]] = {
 
 @pytest.mark.parametrize("name", MISUSE)
 def test_misuse_is_named(name: str, session: Session) -> None:
-    call, code, tensor = MISUSE[name]
-    with pytest.raises(ArtifactError) as caught:
+    call, code, place = MISUSE[name]
+    with pytest.raises(ArtifactError if code == STATE else UsageError) as caught:
         call(session)
     assert caught.value.code == code
-    assert tensor in (None, caught.value.tensor)
+    assert place in (None, caught.value.tensor if code == STATE else caught.value.option)
     assert caught.value.hint
 
 

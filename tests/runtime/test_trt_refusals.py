@@ -28,7 +28,7 @@ torch = pytest.importorskip("torch")
     [
         ({}, lambda s: s.prefill(ids(4, 2)), UsageError, "session.batch"),
         ({}, lambda s: s.prefill(ids(0, 2)), UsageError, "session.batch"),
-        ({}, lambda s: s.prefill(ids(1, 2) + 10**6), ArtifactError, "session.token_id"),
+        ({}, lambda s: s.prefill(ids(1, 2) + 10**6), UsageError, "session.token_id"),
         (
             {},
             lambda s: s.prefill(ids(1, 2), attention_mask=np.array([[0, 1]])),
