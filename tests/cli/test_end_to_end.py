@@ -86,7 +86,7 @@ def test_a_verified_export_says_so_in_its_manifest(cli, tmp_path: Path) -> None:
     assert "passed when exported, against eager model: logits RMS " in shown
     again = cli("onnx", tmp_path / "out", "-o", tmp_path / "again")
     assert again.code == 2
-    assert "this is an artifact already" in again.stderr
+    assert "this is an artifact, not a checkpoint" in again.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
