@@ -237,22 +237,9 @@ def describe_artifact(artifact: Artifact, *, verified: bool) -> ArtifactFacts:
     library = native_library()
     return ArtifactFacts(
         path=str(artifact.path),
-        family=manifest.family,
-        source=str(manifest.source.get("name")),
-        layout=str(manifest.source.get("layout")),
-        dialect=manifest.dialect,
-        dtype=manifest.dtype.value,
+        **_of_model(manifest),
         quantization=manifest.quantization,
-        padded=manifest.padded,
-        io_names=manifest.io_names.value,
-        n_layer=manifest.n_layer,
-        vocab_size=manifest.vocab_size,
-        padded_vocab_size=manifest.padded_vocab_size,
-        eos_token_ids=manifest.eos_token_ids,
-        config=dict(manifest.config),
         dtypes=_weights(graphs.values()),
-        ops=dict(manifest.ops),
-        states=describe_states(manifest),
         graphs=tuple(_graph(role, model, manifest.ops, library) for role, model in graphs.items()),
         files=sizes,
         hard_links=tuple(n for n in sizes if (artifact.path / n).stat().st_nlink > 1),
@@ -267,6 +254,26 @@ def describe_artifact(artifact: Artifact, *, verified: bool) -> ArtifactFacts:
     )
 
 
+def _of_model(manifest: Manifest) -> dict[str, Any]:
+    """What describes an artifact, and also an engine that was built from it."""
+    return {
+        "family": manifest.family,
+        "source": str(manifest.source.get("name")),
+        "layout": str(manifest.source.get("layout")),
+        "dialect": manifest.dialect,
+        "dtype": manifest.dtype.value,
+        "padded": manifest.padded,
+        "io_names": manifest.io_names.value,
+        "n_layer": manifest.n_layer,
+        "vocab_size": manifest.vocab_size,
+        "padded_vocab_size": manifest.padded_vocab_size,
+        "eos_token_ids": manifest.eos_token_ids,
+        "config": dict(manifest.config),
+        "ops": dict(manifest.ops),
+        "states": describe_states(manifest),
+    }
+
+
 def describe_engine(engine: Engine, *, verified: bool) -> EngineFacts:
     """Collect the facts of an engine that was loaded with or without verification."""
     manifest, model = engine.manifest, engine.model
@@ -278,23 +285,10 @@ def describe_engine(engine: Engine, *, verified: bool) -> EngineFacts:
         gpu=manifest.gpu,
         route=manifest.route,
         plugins=manifest.plugins,
-        family=model.family,
-        source=str(model.source.get("name")),
-        layout=str(model.source.get("layout")),
-        dialect=model.dialect,
-        dtype=model.dtype.value,
-        padded=model.padded,
-        io_names=model.io_names.value,
-        n_layer=model.n_layer,
-        vocab_size=model.vocab_size,
-        padded_vocab_size=model.padded_vocab_size,
-        eos_token_ids=model.eos_token_ids,
-        config=dict(model.config),
-        ops=dict(model.ops),
+        **_of_model(model),
         artifact=manifest.artifact,
         options=manifest.options,
         profiles=manifest.options.profiles,
-        states=describe_states(model),
         state_bytes=state_bytes(model.states),
         files=_sizes(engine.path, ENGINE_MANIFEST, manifest.files),
         verified=verified,

@@ -6,6 +6,8 @@ import enum
 import os
 from pathlib import Path
 
+from mamba_export.errors import UsageError
+
 
 class Kind(enum.Enum):
     """What a directory is; the value is its name for people."""
@@ -41,3 +43,22 @@ def kind_of(path: Path) -> Kind | None:
         if all(os.path.isfile(path / name) for name in kind.files):
             return kind
     return None
+
+
+def refuse_other_kind(path: Path, wanted: Kind) -> None:
+    """Refuse a directory of the other kind.
+
+    Raises:
+        UsageError: it is one.
+    """
+    found = kind_of(path)
+    if found is None or found is wanted:
+        return
+    raise UsageError(
+        f"{path} is an {found.value}, not an {wanted.value}",
+        found.hint,
+        code=f"{wanted.value}.is_{found.value}",
+        file=str(path),
+        expected=f"a directory written by {wanted.writer}",
+        found=f"one written by {found.writer}",
+    )

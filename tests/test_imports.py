@@ -34,7 +34,7 @@ LAW = {
     "errors": (),
     "arguments": ("mamba_export.errors",),
     "dtypes": ("mamba_export.errors",),
-    "kinds": (),
+    "kinds": ("mamba_export.errors",),
     "environment": (
         "mamba_export",
         "mamba_export.runtime.gpus",

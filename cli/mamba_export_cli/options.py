@@ -171,7 +171,7 @@ ReferenceOpt = Annotated[
         metavar="NAME",
         help="What is right: our PyTorch model (eager), a sequential float64 model in numpy"
         " (oracle), transformers, or mamba_ssm (on CUDA), for 16 bits beside the oracle. The"
-        " oracle's time grows with parameters times tokens; of 130m, 20 to 33 s on two cores.",
+        " oracle's time grows with parameters times tokens.",
     ),
 ]
 ParityTokensOpt = Annotated[

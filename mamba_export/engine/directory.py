@@ -17,7 +17,7 @@ from typing import Any
 from mamba_export.arguments import path_text
 from mamba_export.engine.options import EngineOptions
 from mamba_export.engine.runtimes import EngineRuntime
-from mamba_export.errors import ArtifactError, MissingInputError, UsageError
+from mamba_export.errors import ArtifactError, MissingInputError
 from mamba_export.graph.artifact import Manifest
 from mamba_export.graph.sealed_files import (
     MALFORMED,
@@ -26,7 +26,7 @@ from mamba_export.graph.sealed_files import (
     read_manifest,
     seal_problems,
 )
-from mamba_export.kinds import Kind, kind_of
+from mamba_export.kinds import Kind, refuse_other_kind
 
 ENGINE_MANIFEST = "engine.json"
 PLAN = "model.engine"
@@ -143,15 +143,7 @@ class Engine:
         path = Path(path_text(path, "path"))
         file = path / ENGINE_MANIFEST
         if not file.is_file() or file.is_symlink():
-            if kind_of(path) is Kind.artifact:
-                raise UsageError(
-                    f"{path} is an artifact, not an engine",
-                    Kind.artifact.hint,
-                    code="engine.is_artifact",
-                    file=str(path),
-                    expected=f"a directory written by {Kind.engine.writer}",
-                    found=f"one written by {Kind.artifact.writer}",
-                )
+            refuse_other_kind(path, Kind.engine)
             raise MissingInputError(
                 f"{path} is not an engine: it has no {ENGINE_MANIFEST}",
                 "give the directory that `mamba-export trt` wrote",

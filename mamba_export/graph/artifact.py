@@ -11,7 +11,7 @@ from typing import Any
 
 from mamba_export.arguments import path_text
 from mamba_export.dtypes import DType
-from mamba_export.errors import ArtifactError, MissingInputError, UsageError
+from mamba_export.errors import ArtifactError, MissingInputError
 from mamba_export.graph.sealed_files import (
     MALFORMED,
     Seal,
@@ -19,7 +19,7 @@ from mamba_export.graph.sealed_files import (
     read_manifest,
     seal_problems,
 )
-from mamba_export.kinds import Kind, kind_of
+from mamba_export.kinds import Kind, refuse_other_kind
 from mamba_export.models.state import IoNames, StateSpec
 
 MANIFEST = "manifest.json"
@@ -192,15 +192,7 @@ class Artifact:
         path = Path(path_text(path, "path"))
         file = path / MANIFEST
         if not file.is_file() or file.is_symlink():
-            if kind_of(path) is Kind.engine:
-                raise UsageError(
-                    f"{path} is an engine, not an artifact",
-                    Kind.engine.hint,
-                    code="artifact.is_engine",
-                    file=str(path),
-                    expected=f"a directory written by {Kind.artifact.writer}",
-                    found=f"one written by {Kind.engine.writer}",
-                )
+            refuse_other_kind(path, Kind.artifact)
             found, hint = "nothing", f"make one with `mamba-export onnx SOURCE -o {path}`"
             if any((path / name).is_file() for name in _OF_CHECKPOINTS):
                 found = "a checkpoint"

@@ -1,12 +1,27 @@
 #include "nodes.h"
 
 namespace mamba_export::nodes {
+namespace {
+
+// What an op has in common with those that it consists of.
+
+template <class Params>
+void read_activation(Attributes& node, Params& params) {
+  params.silu = node.one_of("activation", {"none", "silu"}) == "silu";
+}
+
+template <class Params>
+void read_step_size(Attributes& node, Params& params) {
+  params.dt_softplus = node.boolean("dt_softplus");
+  params.dt_min = node.real("dt_min");
+  params.dt_max = node.real("dt_max");
+}
+
+}  // namespace
 
 // ---- convolution --------------------------------------------------------------------------------
 
-void CausalConv1dUpdate::read(Attributes& node, Params& params) {
-  params.silu = node.one_of("activation", {"none", "silu"}) == "silu";
-}
+void CausalConv1dUpdate::read(Attributes& node, Params& params) { read_activation(node, params); }
 
 void CausalConv1dUpdate::resize(const Sizes& size, Params& params) {
   params.batch = size['B'];
@@ -49,11 +64,7 @@ void SelectiveScan::resize(const Sizes& size, Params& params) {
 
 // ---- Mamba-2 ------------------------------------------------------------------------------------
 
-void SSDStateUpdate::read(Attributes& node, Params& params) {
-  params.dt_softplus = node.boolean("dt_softplus");
-  params.dt_min = node.real("dt_min");
-  params.dt_max = node.real("dt_max");
-}
+void SSDStateUpdate::read(Attributes& node, Params& params) { read_step_size(node, params); }
 
 void SSDStateUpdate::resize(const Sizes& size, Params& params) {
   params.batch = size['B'];
@@ -74,11 +85,9 @@ void SSDChunkScan::resize(const Sizes& size, Params& params) {
 }
 
 void ConvSSDStateUpdate::read(Attributes& node, Params& params) {
-  params.silu = node.one_of("activation", {"none", "silu"}) == "silu";
+  read_activation(node, params);
   params.ngroups = node.integer("ngroups");
-  params.dt_softplus = node.boolean("dt_softplus");
-  params.dt_min = node.real("dt_min");
-  params.dt_max = node.real("dt_max");
+  read_step_size(node, params);
 }
 
 void ConvSSDStateUpdate::resize(const Sizes& size, Params& params) {

@@ -1,4 +1,4 @@
-"""The CUDA kernels, on a device and on an emulated one."""
+"""The library of this installation; the CUDA kernels, on a device and on an emulated one."""
 
 from __future__ import annotations
 
@@ -10,8 +10,19 @@ import torch
 
 from benchmarks.cuda.device import architecture
 from benchmarks.cuda.kernel_library import CudaKernels
+from mamba_export.runtime.libraries import native_library
 from tests.plugins.emulated_device import emulated
 from tests.plugins.programs import build, missing_tools
+
+
+@pytest.fixture(scope="module")
+def library() -> Path:
+    """libmamba_onnxruntime.so."""
+    found = native_library()
+    if found.path is None:
+        pytest.skip(f"{found.problem}: {found.fix}")
+    assert found.problem is None
+    return found.path
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import ctypes
 import itertools
 import subprocess
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -16,10 +16,11 @@ import onnxruntime as ort
 import pytest
 
 from mamba_export.dtypes import DType
-from mamba_export.ops import DOMAIN, OPS, PLUGIN_ATTRIBUTES, VERSION, Op
+from mamba_export.ops import DOMAIN, OPS, PLUGIN_ATTRIBUTES, VERSION
 from mamba_export.runtime.libraries import native_library
 from tests.ops import routes
-from tests.ops.cases import ROWS, OpCase, lettered
+from tests.ops.cases import ROWS, OpCase
+from tests.plugins.registered import session
 
 Array = np.ndarray[Any, Any]
 NAMES = [op.torch_name for op in OPS]
@@ -31,16 +32,6 @@ TYPES = (
     ("float16", "float16"),
     ("bfloat16", "bfloat16"),
 )
-
-
-@pytest.fixture(scope="module")
-def library() -> Path:
-    """The library of this installation."""
-    found = native_library()
-    if found.path is None:
-        pytest.skip(f"{found.problem}: {found.fix}")
-    assert found.problem is None
-    return found.path
 
 
 # -- what it shows ----------------------------------------------------------------------------
@@ -91,16 +82,6 @@ def test_it_shows_its_entry_points_and_nothing_else(library: Path) -> None:
 # -- routes -----------------------------------------------------------------------------------
 
 
-def session(model: ir.Model, library: Path) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    options.register_custom_ops_library(str(library))
-    return ort.InferenceSession(
-        ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-
-
 KINDS = ("base", "float16", "bfloat16", "float16_residual", "bfloat16_residual")
 NAMED = [f"{op}-{kind}" for op in NAMES for kind in KINDS]
 
@@ -128,137 +109,6 @@ def test_every_op_has_a_kernel_for_every_type(case: OpCase, library: Path) -> No
         for s, value in zip(case.op.outputs, results, strict=True)
     ]
     routes.verify(case.op, case.attributes, inputs, outputs)
-
-
-@pytest.mark.parametrize("dtype", [DType.float32, DType.float16], ids=str)
-@pytest.mark.parametrize("op", OPS, ids=NAMES)
-def test_output_shapes_and_types_are_inferred(op: Op, dtype: DType, library: Path) -> None:
-    case = ROWS[f"{op.torch_name}-base"]
-    model = routes.graph(op, [case.attributes], dtype, sizes=case.sizes)
-    for output in model.graph.outputs:
-        output.shape = None
-    model.functions.clear()
-    made = session(model, library)
-    inputs = list(zip(op.inputs, made.get_inputs(), strict=True))
-    types = {spec.element: value.type for spec, value in inputs}
-    sizes = dict(
-        pair for s, value in inputs for pair in zip(lettered(s, "BT"), value.shape, strict=True)
-    )
-    for spec, value in zip(op.outputs, made.get_outputs(), strict=True):
-        expected = [sizes[axis] for axis in lettered(spec, "BT")]
-        assert (value.shape, value.type) == (expected, types[spec.element]), spec.name
-
-
-Shape = list[int | str | None] | None  # None: nothing is known of it, or of an axis
-UNKNOWN: Shape = []  # as the runtime says it
-
-
-class Gap(NamedTuple):
-    """What is known of some tensors: their own shapes instead of letters, and what follows.
-
-    Attributes:
-        declared: shapes that the graph says its outputs have.
-        expected: the outputs' shapes in the runtime.
-    """
-
-    name: str
-    op: str
-    inputs: dict[str, Shape]
-    expected: dict[str, Shape]
-    declared: Mapping[str, Shape] = {}
-
-
-_NOBODY: dict[str, Shape] = {"x": [None, 10], "conv_state": [None, 10, 3]}
-GAPS = [
-    Gap(
-        "an input",
-        "add_rms_norm",
-        {"hidden": None, "delta": ["t", 8]},
-        {"y": ["t", 8], "hidden_out": ["t", 8]},
-    ),
-    Gap(
-        "an input, and not the state's other axes",
-        "selective_state_update",
-        {"x": None, "ssm_state": ["B", "D", None], "A": ["D", None], "B": None, "C": None},
-        {"y": ["B", "D"], "ssm_state_out": UNKNOWN},
-    ),
-    Gap("all inputs with leading axes", "gated_rms_norm", {"x": None, "z": None}, {"y": UNKNOWN}),
-    Gap(
-        "a leading axis that another input names",
-        "gated_rms_norm",
-        {"x": [None, 3, "D"], "z": ["t", None, 8]},
-        {"y": ["t", 3, 8]},
-    ),
-    Gap(
-        "a leading axis, and another input has more of them",
-        "add_rms_norm",
-        {"hidden": [None, "D"], "delta": [4, 5, "D"]},
-        {"y": UNKNOWN, "hidden_out": UNKNOWN},
-    ),
-    Gap(
-        "an axis that another input names",
-        "causal_conv1d_update",
-        {"x": [None, "C"]},
-        {"y": ["B", "C"], "conv_state_out": ["B", "C", "K_1"]},
-    ),
-    Gap(
-        "a size that a later input has",
-        "causal_conv1d_update",
-        {"conv_state": [5, "C", 3]},
-        {"y": [5, "C"], "conv_state_out": [5, "C", 3]},
-    ),
-    Gap(
-        "a name of the first of two",
-        "causal_conv1d_update",
-        {"x": ["rows", "C"]},
-        {"y": ["rows", "C"], "conv_state_out": ["rows", "C", "K_1"]},
-    ),
-    Gap(
-        "the shape of an input of another rank",
-        "causal_conv1d_update",
-        {"x": ["B", 7, 10]},
-        {"y": ["B", "C"], "conv_state_out": ["B", "C", "K_1"]},
-    ),
-    Gap(
-        "an axis of the first output",
-        "causal_conv1d",
-        {"x": ["B", None, "C"]},
-        {"y": UNKNOWN, "conv_state_out": ["B", "C", "K_1"]},
-    ),
-    Gap(
-        "an axis of the last output",
-        "causal_conv1d_update",
-        {"conv_state": ["B", "C", None]},
-        {"y": ["B", "C"], "conv_state_out": UNKNOWN},
-    ),
-    Gap(
-        "an axis of both outputs",
-        "causal_conv1d_update",
-        _NOBODY,
-        {"y": UNKNOWN, "conv_state_out": UNKNOWN},
-    ),
-    Gap(
-        "an axis that the graph declares",
-        "causal_conv1d_update",
-        _NOBODY,
-        {"y": [5, 10], "conv_state_out": ["B", 10, 3]},
-        {"y": [5, 10], "conv_state_out": ["B", 10, 3]},
-    ),
-]
-
-
-@pytest.mark.parametrize("gap", GAPS, ids=lambda gap: gap.name)
-def test_output_shapes_are_inferred_as_far_as_inputs_are_known(gap: Gap, library: Path) -> None:
-    case = ROWS[f"{gap.op}-base"]
-    model = routes.graph(case.op, [case.attributes], DType.float32)
-    model.functions.clear()
-    known = {**dict.fromkeys(gap.expected), **gap.declared, **gap.inputs}
-    for value in (*model.graph.inputs, *model.graph.outputs):
-        if value.name in known:
-            shape = known[value.name]
-            value.shape = None if shape is None else ir.Shape(shape)
-    found = {value.name: value.shape for value in session(model, library).get_outputs()}
-    assert found == gap.expected
 
 
 # -- refusals ---------------------------------------------------------------------------------
